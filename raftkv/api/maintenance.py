@@ -1,0 +1,109 @@
+"""etcdserverpb.Maintenance: status, alarms, hashes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raftkv.api.errors import NO_LEADER, refuse, status_of
+from raftkv.apply import Kind
+from raftkv.mvcc import MvccError
+from raftkv.pb import rpc_pb2
+from raftkv.rpc.service import Service
+from raftkv.version import ETCD_VERSION, STORAGE_VERSION
+
+if TYPE_CHECKING:
+    from raftkv.api.context import ApiContext
+    from raftkv.backend import ReadPin
+    from raftkv.mvcc.hashkv import HashScan
+    from raftkv.rpc.service import Call
+
+
+class Maintenance:
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._node = context.node
+
+    def service(self) -> Service:
+        return (
+            Service("etcdserverpb.Maintenance")
+            .unary("Status", self.status)
+            .unary("Alarm", self.alarm)
+            .unary("HashKV", self.hash_kv)
+        )
+
+    def status(self, call: Call, _message: bytes) -> None:
+        """Local, never forwarded (contract section 6.1)."""
+        node, status = self._node, self._node.raft_status()
+        response = rpc_pb2.StatusResponse(
+            version=ETCD_VERSION,
+            dbSize=node.backend.size_bytes,
+            dbSizeInUse=node.backend.in_use_bytes,
+            leader=node.leader_id,
+            raftIndex=status.committed,
+            raftTerm=node.applier.term,
+            raftAppliedIndex=node.applier.index,
+            errors=self._errors(),
+            storageVersion=STORAGE_VERSION,
+            dbSizeQuota=node.config.quota_backend_bytes or 0,
+            downgradeInfo=rpc_pb2.DowngradeInfo(),
+        )
+        call.reply(self._context.header_now() + response.SerializeToString())
+
+    def _errors(self) -> list[str]:
+        errors = [] if self._node.leader_id else [NO_LEADER.text]
+        # The text form of the message, with its trailing blank, is what etcd's tools show.
+        return errors + [
+            f"memberID:{member_id} alarm:{rpc_pb2.AlarmType.Name(alarm)} "  # type: ignore[arg-type]
+            for member_id, alarm in self._node.alarms.active()
+        ]
+
+    def alarm(self, call: Call, message: bytes) -> None:
+        """All three actions go through the log (AL-01)."""
+        try:
+            rpc_pb2.AlarmRequest.FromString(message)
+        except Exception as damage:
+            self._context.refuse_malformed(call, damage)
+            return
+        self._context.propose(call, Kind.ALARM, message)
+
+    def hash_kv(self, call: Call, message: bytes) -> None:
+        try:
+            request = rpc_pb2.HashKVRequest.FromString(message)
+        except Exception as damage:
+            self._context.refuse_malformed(call, damage)
+            return
+        pin = self._node.backend.pin()
+        header = self._context.header_now()
+        try:
+            scan = self._node.store.hash_scan(pin.txn, request.revision)
+        except MvccError as refusal:
+            pin.close()
+            refuse(call, status_of(refusal))
+            return
+        self._node.slices.add(LongHash(call, header, scan, pin))
+
+
+class LongHash:
+    """A hash over the whole store, computed in slices on a snapshot of its own."""
+
+    __slots__ = ("_call", "_header", "_pin", "_scan")
+
+    def __init__(self, call: Call, header: bytes, scan: HashScan, pin: ReadPin) -> None:
+        self._call = call
+        self._header = header
+        self._scan = scan
+        self._pin = pin
+
+    def step(self) -> bool:
+        if self._call.cancelled:
+            self._pin.close()
+            return False
+        if not self._scan.step():
+            return True
+        self._pin.close()
+        found = self._scan.result()
+        response = rpc_pb2.HashKVResponse(
+            hash=found.hash, compact_revision=found.compact_revision, hash_revision=found.hash_revision
+        )
+        self._call.reply(self._header + response.SerializeToString())
+        return False

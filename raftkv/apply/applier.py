@@ -1,0 +1,257 @@
+"""Committed entries in, results out: the only room that joins the state machines below.
+
+Deterministic: the same entries give the same state and the same results on every member (RF-52). No clock, no chance,
+no local setting decides anything here. Owns the write transaction of a batch and the consistent index in it, so that
+each entry takes effect exactly once over crashes (RF-50).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from raftkv.apply import txn as transactions
+from raftkv.apply.alarms import CORRUPT, NOSPACE, Alarms
+from raftkv.apply.batch import Kind, decode_batch
+from raftkv.apply.errors import ApplyError, CorruptAlarm, MalformedEntry, NoSpaceAlarm
+from raftkv.apply.quota import txn_cost
+from raftkv.backend import Meta
+from raftkv.backend.schema import pack_consistent_index, unpack_consistent_index
+from raftkv.lease import LeaseError, LeaseNotFound, Lessor
+from raftkv.membership import Members, MembershipError
+from raftkv.mvcc import MvccError, Store, Writer
+from raftkv.pb import rpc_pb2
+from raftkv.pb.splice import framed, varint
+from raftkv.raft import EntryType
+
+if TYPE_CHECKING:
+    from raftkv.backend import Backend, WriteTxn
+    from raftkv.mvcc import RevisionEvents
+    from raftkv.raft import Entry
+
+Result: TypeAlias = "tuple[int, bytes] | Exception"
+"""(header revision, response body without its header), or the refusal."""
+
+Handler: TypeAlias = Callable[[bytes], "tuple[int, bytes]"]
+
+REFUSALS: Final = (ApplyError, MvccError, LeaseError, MembershipError)
+"""What a handler may raise as a result. Anything else stops the member (RF-53)."""
+
+_put_request = rpc_pb2.PutRequest.FromString
+
+
+class Applied(NamedTuple):
+    """One entry's results."""
+
+    proposer: int
+    number: int
+    results: list[Result]
+
+
+class Applier:
+    """Applies entries to the store, the lessor, the members and the alarms."""
+
+    def __init__(
+        self, backend: Backend, store: Store, lessor: Lessor, members: Members, alarms: Alarms
+    ) -> None:
+        self._backend = backend
+        self._store = store
+        self._lessor = lessor
+        self._members = members
+        self._alarms = alarms
+        self.index = 0
+        """Index of the last applied entry (the consistent index); its effect is committed in the backend."""
+        self.term = 0
+        """Term of that entry (G-12)."""
+        self.cluster_version = ""
+        """Empty until the leader has decided it (F-76)."""
+        self._txn: WriteTxn
+        self._writer: Writer
+        self._normal: dict[int, Handler] = {
+            Kind.PUT: self._put,
+            Kind.DELETE_RANGE: self._delete_range,
+            Kind.TXN: self._run_txn,
+            Kind.COMPACT: self._compact,
+            Kind.LEASE_GRANT: self._lease_grant,
+            Kind.LEASE_REVOKE: self._lease_revoke,
+            Kind.ALARM: self._alarm,
+            Kind.PUBLISH: self._publish,
+            Kind.CLUSTER_VERSION: self._set_cluster_version,
+        }
+        self._handlers = self._normal
+
+    def load(self) -> None:
+        """Take the state from the backend: after opening it, and after installing a snapshot."""
+        txn, tables = self._backend.read(), self._backend.tables
+        raw = txn.get(Meta.CONSISTENT_INDEX, db=tables.meta)
+        self.index, self.term = unpack_consistent_index(raw) if raw else (0, 0)
+        self.cluster_version = (txn.get(Meta.CLUSTER_VERSION, db=tables.meta) or b"").decode("ascii")
+        self._store.load(txn)
+        self._lessor.load(txn)
+        self._members.load(txn)
+        self._alarms.load(txn)
+        self._choose_handlers()
+
+    def apply(self, entries: Sequence[Entry]) -> tuple[list[Applied], list[RevisionEvents]]:
+        """Apply committed entries in one LMDB transaction and commit it.
+
+        Returns each entry's results, and the events of all new revisions for the watch hub. Raises MalformedEntry, and
+        whatever the disk raises: the transaction is then undone and the member must stop.
+        """
+        txn = self._txn = self._backend.begin_write()
+        try:
+            writer = self._writer = self._store.writer(txn)
+            applied = [self._apply_entry(entry) for entry in entries if entry.index > self.index]
+            txn.put(
+                Meta.CONSISTENT_INDEX,
+                pack_consistent_index(self.index, self.term),
+                db=self._backend.tables.meta,
+            )
+            writer.finish()
+        except BaseException:
+            txn.abort()
+            raise
+        self._backend.commit(txn)
+        return applied, writer.events
+
+    def _apply_entry(self, entry: Entry) -> Applied:
+        assert entry.index == self.index + 1, "entries are applied in order, each once"
+        if not entry.data:  # a new leader's first entry (RF-07)
+            self.index, self.term = entry.index, entry.term
+            return Applied(0, 0, [])
+        if entry.type is not EntryType.NORMAL:
+            raise MalformedEntry(
+                f"entry {entry.index} changes the membership of a cluster that has one fixed member"
+            )
+        batch = decode_batch(entry.data)
+        results: list[Result] = []
+        append, begin = results.append, self._writer.begin
+        for kind, message in batch.requests:
+            handler = self._handlers.get(kind)
+            if handler is None:
+                raise MalformedEntry(
+                    f"entry {entry.index} has a request of unknown kind {kind}: upgrade this raftkv"
+                )
+            begin()
+            try:
+                append(handler(message))
+            except REFUSALS as refusal:
+                append(refusal)
+        self.index, self.term = entry.index, entry.term
+        return Applied(batch.proposer, batch.number, results)
+
+    # --- key-value ----------------------------------------------------------------------------------------------------
+
+    def _put(self, message: bytes) -> tuple[int, bytes]:
+        request = _put_request(message)
+        writer = self._writer
+        lease = request.lease
+        if lease and lease not in self._lessor:
+            raise LeaseNotFound
+        if request.ignore_value or request.ignore_lease:
+            body = transactions.put(writer, request)
+        else:
+            prev_frame = writer.put(request.key, request.value, lease)
+            body = prev_frame if prev_frame is not None and request.prev_kv else b""
+        self._move_leases()
+        return writer.end(), body
+
+    def _delete_range(self, message: bytes) -> tuple[int, bytes]:
+        body = transactions.delete(self._writer, rpc_pb2.DeleteRangeRequest.FromString(message))
+        self._move_leases()
+        return self._writer.end(), body
+
+    def _run_txn(self, message: bytes) -> tuple[int, bytes]:
+        writer = self._writer
+        choice = transactions.choose(writer, rpc_pb2.TxnRequest.FromString(message))
+        transactions.check(writer, self._store, self._lessor, choice)
+        body = transactions.run(writer, choice)
+        self._move_leases()
+        return writer.end(), body
+
+    def _compact(self, message: bytes) -> tuple[int, bytes]:
+        self._store.schedule_compaction(self._txn, rpc_pb2.CompactionRequest.FromString(message).revision)
+        return self._writer.end(), b""
+
+    def _move_leases(self) -> None:
+        moves = self._writer.lease_moves
+        if moves:
+            self._lessor.move(self._txn, moves)
+            moves.clear()
+
+    # --- leases -------------------------------------------------------------------------------------------------------
+
+    def _lease_grant(self, message: bytes) -> tuple[int, bytes]:
+        request = rpc_pb2.LeaseGrantRequest.FromString(message)
+        ttl_s = self._lessor.grant(self._txn, request.ID, request.TTL)
+        return self._writer.end(), b"\x10" + varint(request.ID) + b"\x18" + varint(ttl_s)
+
+    def _lease_revoke(self, message: bytes) -> tuple[int, bytes]:
+        """Delete all attached keys, sorted, in one revision, and the lease with them (L-11)."""
+        for key in self._lessor.revoke(self._txn, rpc_pb2.LeaseRevokeRequest.FromString(message).ID):
+            self._writer.delete_range(key, b"")
+        self._writer.lease_moves.clear()  # the lease took its attachments along
+        return self._writer.end(), b""
+
+    # --- the cluster --------------------------------------------------------------------------------------------------
+
+    def _alarm(self, message: bytes) -> tuple[int, bytes]:
+        request = rpc_pb2.AlarmRequest.FromString(message)
+        if request.action == rpc_pb2.AlarmRequest.ACTIVATE:
+            alarms = self._alarms.activate(self._txn, request.memberID, request.alarm)
+        elif request.action == rpc_pb2.AlarmRequest.DEACTIVATE:
+            alarms = self._alarms.deactivate(self._txn, request.memberID, request.alarm)
+        else:
+            alarms = self._alarms.active(request.alarm)
+        self._choose_handlers()
+        messages = (rpc_pb2.AlarmMember(memberID=member, alarm=kind) for member, kind in alarms)
+        return self._writer.end(), b"".join(framed(b"\x12", each.SerializeToString()) for each in messages)
+
+    def _publish(self, message: bytes) -> tuple[int, bytes]:
+        member = rpc_pb2.Member.FromString(message)
+        self._members.publish(self._txn, member.ID, member.name, member.clientURLs)
+        return self._writer.end(), b""
+
+    def _set_cluster_version(self, message: bytes) -> tuple[int, bytes]:
+        self._txn.put(Meta.CLUSTER_VERSION, message, db=self._backend.tables.meta)
+        self.cluster_version = message.decode("ascii")
+        return self._writer.end(), b""
+
+    # --- what alarms forbid -------------------------------------------------------------------------------------------
+
+    def _choose_handlers(self) -> None:
+        """With an alarm active some kinds of requests are refused, on every member alike; without, nobody checks."""
+        handlers = dict(self._normal)
+        if self._alarms.active(NOSPACE):
+            handlers |= {
+                Kind.PUT: _refuse_no_space,
+                Kind.LEASE_GRANT: _refuse_no_space,
+                Kind.TXN: self._txn_without_puts,
+            }
+        if self._alarms.active(CORRUPT):
+            handlers |= dict.fromkeys(_REFUSED_WHEN_CORRUPT, _refuse_corrupt)
+        self._handlers = handlers
+
+    def _txn_without_puts(self, message: bytes) -> tuple[int, bytes]:
+        if txn_cost(rpc_pb2.TxnRequest.FromString(message)):
+            raise NoSpaceAlarm
+        return self._run_txn(message)
+
+
+_REFUSED_WHEN_CORRUPT: Final = (
+    Kind.PUT,
+    Kind.DELETE_RANGE,
+    Kind.TXN,
+    Kind.COMPACT,
+    Kind.LEASE_GRANT,
+    Kind.LEASE_REVOKE,
+)
+"""AL-10."""
+
+
+def _refuse_no_space(_message: bytes) -> Any:
+    raise NoSpaceAlarm
+
+
+def _refuse_corrupt(_message: bytes) -> Any:
+    raise CorruptAlarm

@@ -1,0 +1,48 @@
+"""The store on disk: LMDB, its one file of table layouts, and durability by checkpoints.
+
+The only room that imports lmdb. Others get its transactions and table handles, under the names exported here.
+"""
+
+from __future__ import annotations
+
+from raftkv.backend.backend import MAP_SIZE_BYTES, MAX_PINS, Backend, Recovered
+from raftkv.backend.datadir import install
+from raftkv.backend.errors import (
+    BackendError,
+    DamagedError,
+    LockedError,
+    NoSpaceError,
+    PinsOpenError,
+    SchemaError,
+    TooManyPinsError,
+)
+from raftkv.backend.handles import Cursor, Db, ReadTxn, WriteTxn
+from raftkv.backend.schema import Meta, Tables
+from raftkv.backend.snapshots import Checkpoint, Defragmentation, HotCopy, ReadPin
+from raftkv.backend.space import growth_bytes
+
+__all__ = [
+    "MAP_SIZE_BYTES",
+    "MAX_PINS",
+    "Backend",
+    "BackendError",
+    "Checkpoint",
+    "Cursor",
+    "DamagedError",
+    "Db",
+    "Defragmentation",
+    "HotCopy",
+    "LockedError",
+    "Meta",
+    "NoSpaceError",
+    "PinsOpenError",
+    "ReadPin",
+    "ReadTxn",
+    "Recovered",
+    "SchemaError",
+    "Tables",
+    "TooManyPinsError",
+    "WriteTxn",
+    "growth_bytes",
+    "install",
+]

@@ -1,0 +1,106 @@
+"""Room on the file system: blocks reserved ahead of the last used page, and the pages that are free inside.
+
+With a writable map, a page of a sparse file that finds no block on a full disk kills the process (SIGBUS). So
+blocks are reserved first, and whoever wants to write asks `Reservation.reserve` whether its growth is
+covered.
+
+Knows the data file by its descriptor only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from struct import Struct
+from typing import Final
+
+from raftkv.backend.errors import NoSpaceError
+from raftkv.backend.metapage import NO_PAGE, MetaPage
+
+RESERVE_STEP_BYTES: Final = 64 << 20
+
+PUT_GROWTH_BYTES: Final = 3 * 4096
+"""How much one LMDB put may grow the file beside its payload: the leaf it copies, its share of the branches
+above, and a page split. Batches touch most branch pages once, so this is an upper bound in practice."""
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class Reservation:
+    """Blocks of one data file that are surely there.
+
+    `reserved_bytes`: every block below this offset exists. Never decreases.
+    """
+
+    __slots__ = ("_fd", "_limit_bytes", "_step_bytes", "reserved_bytes")
+
+    def __init__(self, fd: int, step_bytes: int, limit_bytes: int) -> None:
+        """`limit_bytes`: the map size, beyond which LMDB cannot grow anyway."""
+        self._fd = fd
+        self._step_bytes = step_bytes
+        self._limit_bytes = limit_bytes
+        self.reserved_bytes = 0
+
+    def extend(self, needed_bytes: int) -> None:
+        """Slow path: makes blocks up to `needed_bytes` + one step exist; if the disk has not that much, up to
+        `needed_bytes`. Raises NoSpaceError, with everything reserved before intact."""
+        if needed_bytes > self._limit_bytes:
+            raise NoSpaceError(f"the map ends at {self._limit_bytes} bytes, {needed_bytes} are needed")
+        for target in (min(needed_bytes + self._step_bytes, self._limit_bytes), needed_bytes):
+            try:
+                # From the old end, not from 0, so that the cost is that of the new blocks alone. Called with
+                # no write transaction open: where the file system cannot do this, libc writes a byte per
+                # block.
+                os.posix_fallocate(self._fd, self.reserved_bytes, target - self.reserved_bytes)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                continue
+            self.reserved_bytes = target
+            return
+        missing = needed_bytes - self.reserved_bytes
+        raise NoSpaceError(f"the file system has no {missing} bytes more for the data file")
+
+
+_PAGE_HEADER: Final = Struct("<QHHHH")
+_OFFSETS_AT: Final = _PAGE_HEADER.size
+_NODE_HEADER: Final = Struct("<HHHH")
+_U64: Final = Struct("<Q")
+_BRANCH: Final = 0x01
+_OVERFLOW_NODE: Final = 0x01
+
+
+def count_free_pages(fd: int, meta: MetaPage) -> int:
+    """Pages on the free list of a snapshot: LMDB will use them before the file grows (PY-31).
+
+    Reads the free-list tree: transaction id -> (number of pages 8B, page numbers 8B each). The snapshot must
+    stay pinned while this runs. Cost: one read per page of that tree, which is short unless a pin is old.
+    """
+    if meta.free_root == NO_PAGE:
+        return 0
+    size, total, todo = meta.page_size, 0, [meta.free_root]
+    while todo:
+        number = todo.pop()
+        page = os.pread(fd, size, number * size)
+        _, _, flags, lower, _ = _PAGE_HEADER.unpack_from(page)
+        # pad, flags and bounds were written by LMDB into a page that its meta page vouches for
+        for at in range(_OFFSETS_AT, lower, 2):
+            node = int.from_bytes(page[at : at + 2], "little")
+            low, high, node_flags, key_bytes = _NODE_HEADER.unpack_from(page, node)
+            if flags & _BRANCH:
+                todo.append(low | high << 16 | node_flags << 32)
+                continue
+            data = node + _NODE_HEADER.size + key_bytes
+            (value,) = _U64.unpack_from(page, data)
+            if node_flags & _OVERFLOW_NODE:
+                (value,) = _U64.unpack(os.pread(fd, 8, value * size + _PAGE_HEADER.size))
+            total += value
+    return total
+
+
+def growth_bytes(payload_bytes: int, puts: int) -> int:
+    """Bound for what a write transaction may add to the file: `puts` LMDB puts with `payload_bytes` in all.
+
+    Values beyond half a page get pages of their own, hence the rounding in PUT_GROWTH_BYTES.
+    """
+    return payload_bytes + puts * PUT_GROWTH_BYTES

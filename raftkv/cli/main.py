@@ -1,0 +1,97 @@
+"""Finds the sub-command, runs it, and turns what stops a start into one message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from raftkv.cli import serve, version
+from raftkv.cli.command import EXIT_INTERRUPTED, EXIT_OK, Command
+from raftkv.config.errors import StartError, UsageError
+from raftkv.config.inputs import nearest
+
+_OVERVIEW: Final = """\
+raftkv: a Raft-replicated key-value store that speaks etcd's v3 API.
+
+Usage:
+  raftkv <command> [arguments]
+
+Commands:
+{commands}
+
+Try it:
+  raftkv serve --data-dir=/tmp/raftkv
+  etcdctl put greeting hello
+
+`raftkv help <command>` or `raftkv <command> --help` tells more.
+"""
+
+
+def _help(argv: Sequence[str]) -> int:
+    if not argv:
+        sys.stdout.write(overview())
+        return EXIT_OK
+    sys.stdout.write(_find(argv[0]).usage())
+    return EXIT_OK
+
+
+def overview() -> str:
+    lines = [f"  {command.name:<10}{command.summary}" for command in COMMANDS.values()]
+    return _OVERVIEW.format(commands="\n".join(lines))
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    command.name: command
+    for command in (
+        Command("serve", "Start a member.", serve.run, serve.usage),
+        Command("version", "Say which versions this is.", version.run, version.usage),
+        Command("help", "Explain a command.", _help, overview),
+    )
+}
+"""Name -> command, in the order of the overview."""
+
+_SHORTHANDS: Final[Mapping[str, str]] = {
+    "-h": "help",
+    "-help": "help",
+    "--help": "help",
+    "--version": "version",
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """The exit code of `raftkv argv…`. Messages about failures go to stderr, nothing else is raised."""
+    try:
+        if not argv:
+            sys.stderr.write(overview())
+            return UsageError.exit_code
+        name = _SHORTHANDS.get(argv[0], argv[0])
+        code = _find(name).run(argv[1:])
+        sys.stdout.flush()
+    except StartError as why:
+        sys.stderr.write(f"raftkv: {why.text}\n")
+        if why.hint:
+            sys.stderr.write(f"        {why.hint}\n")
+        if isinstance(why, UsageError):
+            sys.stderr.write("Usage: raftkv <command>; see `raftkv help` and `raftkv serve --help`.\n")
+        return why.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("raftkv: interrupted\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # `raftkv serve --help | head`: the reader has seen enough. The interpreter flushes stdout once more at
+        # its end, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    return code
+
+
+def _find(name: str) -> Command:
+    command = COMMANDS.get(name)
+    if command is not None:
+        return command
+    if name.startswith("-"):
+        raise UsageError(f"{name} comes before a command", f"To start a member, write: raftkv serve {name} …")
+    match = nearest(name, COMMANDS)
+    raise UsageError(f"unknown command {name!r}", f"Did you mean {match}?" if match else "")

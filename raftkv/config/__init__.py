@@ -1,0 +1,28 @@
+"""The configuration: one table of settings, and the road from flags, ETCD_* or YAML to a `Config`.
+
+    config = load(argv, environ)
+
+Owns names, defaults, rules F-01 to F-68, and the setting up of logs.
+Must not know the server: a `Config` is data.
+"""
+
+from raftkv.config.capabilities import Capability
+from raftkv.config.errors import ConfigError, StartError, UsageError
+from raftkv.config.load import load
+from raftkv.config.model import AuthToken, AutoCompaction, Config, LogConfig, LogRotation, TlsFiles
+from raftkv.config.urls import Url
+
+__all__ = [
+    "AuthToken",
+    "AutoCompaction",
+    "Capability",
+    "Config",
+    "ConfigError",
+    "LogConfig",
+    "LogRotation",
+    "StartError",
+    "TlsFiles",
+    "Url",
+    "UsageError",
+    "load",
+]

@@ -1,0 +1,266 @@
+"""A Range in bounded slices, on one snapshot.
+
+A scan runs through phases: *collect* walks the interval until it has what the query needs; if it may stop
+early (limit), what is left is only *counted* (RNG-07): from the block counters, the walked edges of the
+interval, and for a revision in the past the events since, each of which says how it changed the number of
+live keys.
+
+Between two steps a scan holds no cursor, only a key to go on from, so `txn` may be exchanged for another
+transaction on the same snapshot: begin on the shared read transaction, and pin a snapshot only if the first
+step was not enough. No clock here: a slice is bounded in keys and bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from raftkv.backend.handles import ReadTxn
+from raftkv.backend.schema import CURRENT_HEADER, pack_revision
+from raftkv.mvcc.frames import frame as encode_frame
+from raftkv.mvcc.frames import live_change, parse_event
+from raftkv.mvcc.query import Fields, RangeQuery
+from raftkv.mvcc.records import HEADER_BYTES, newer_than, older_frame
+from raftkv.mvcc.userkeys import walk
+from raftkv.pb.splice import varint
+
+if TYPE_CHECKING:
+    from raftkv.mvcc.store import Store
+
+SLICE_KEYS: Final = 2000
+"""Keys or events per step: 1 to 4 ms."""
+SLICE_BYTES: Final = 1 << 20
+"""Bytes of frames or events per step, besides the one that crosses the line."""
+FEW_EVENTS: Final = 512
+"""Revisions since the read revision that are always fewer than it takes to find out."""
+
+_MORE: Final = b"\x18\x01"
+_COUNT_TAG: Final = b"\x20"
+
+
+class RangeResult(NamedTuple):
+    """The answer of a Range, ready to follow the encoded header in a RangeResponse."""
+
+    body: bytes
+    """Fields 2 (kvs), 3 (more) and 4 (count) of RangeResponse, encoded."""
+    total: int
+    """The field count (RNG-07)."""
+    returned: int
+    """How many kvs are in the body."""
+    more: bool
+    revision: int
+    """Current when the read ran: header.revision (G-13)."""
+
+
+class RangeScan:
+    """One run of a query. Raises CompactedError or FutureRevisionError when it is made (RNG-04)."""
+
+    __slots__ = (
+        "_by_counters",
+        "_count",
+        "_edges",
+        "_frames",
+        "_newest",
+        "_phases",
+        "_planned",
+        "_resume",
+        "_resume_event",
+        "_revision",
+        "_sort_values",
+        "_store",
+        "query",
+        "txn",
+    )
+
+    def __init__(self, store: Store, txn: ReadTxn, query: RangeQuery, newest: int) -> None:
+        """`newest` is the main revision of the newest write visible in `txn`, committed or not."""
+        store.check_readable(query.revision)
+        self._store = store
+        self.txn = txn
+        """May be exchanged between steps for another transaction on the same snapshot."""
+        self.query = query
+        self._newest = newest
+        self._revision = query.revision or newest
+        self._count = 0
+        self._resume = query.key
+        """Where the walk of the phase under way goes on."""
+        self._resume_event = pack_revision(self._revision + 1, 0)
+        self._frames: list[bytes] = []
+        self._sort_values: list[bytes | int] = []
+        """Parallel to `_frames` where the query has an order of its own, else empty."""
+        self._edges: list[tuple[bytes, bytes | None]] = []
+        """Intervals whose live keys are still to be counted, the next at the end."""
+        self._by_counters = False
+        """Whether counting starts from the block counters, hence from the newest state; else it walks what is
+        left."""
+        self._planned = 0
+        """What the block counters say about the interval without its edges."""
+        self._phases: list[Callable[[RangeScan], bool]] = []
+        """What is left to do, the next at the end. A phase returns whether it is done."""
+        if query.end is not None and query.end <= query.key:
+            return
+        if query.fetch or query.count_only:
+            self._plan_count()
+        if query.count_only:
+            self._count = self._planned
+        else:
+            self._phases.append(RangeScan._collect_plain if query.plain else RangeScan._collect_ordered)
+
+    def step(self) -> bool:
+        """Does one slice of work. True: the scan is done, `result` may be called."""
+        phases = self._phases
+        while phases:
+            if not phases[-1](self):
+                return False
+            phases.pop()
+        return True
+
+    def result(self) -> RangeResult:
+        query = self.query
+        frames = self._frames
+        if self._sort_values:
+            order = sorted(range(len(frames)), key=self._sort_values.__getitem__, reverse=query.descend)
+            frames = [frames[at] for at in order]
+        elif query.descend:
+            frames.reverse()
+        more = 0 < query.limit < len(frames)
+        if more:
+            del frames[query.limit :]
+        returned = len(frames)
+        if more:
+            frames.append(_MORE)
+        if self._count:
+            frames.append(_COUNT_TAG + varint(self._count))
+        return RangeResult(b"".join(frames), self._count, returned, more, self._newest)
+
+    # --- fetching ---
+
+    def _collect_plain(self) -> bool:
+        """Takes the stored frames as they are, in key order."""
+        query = self.query
+        frames = self._frames
+        stop = query.fetch
+        newer = newer_than(self._revision)
+        keys_left, bytes_left = SLICE_KEYS, SLICE_BYTES
+        for key, record in walk(self.txn, self._store.tables, self._resume, query.end):
+            frame = self._older(key) if record >= newer else record[HEADER_BYTES:]
+            if frame:
+                frames.append(frame)
+                if len(frames) == stop:
+                    return self._stop_early(key, len(frames))
+                bytes_left -= len(frame)
+            keys_left -= 1
+            if keys_left == 0 or bytes_left <= 0:
+                self._resume = key + b"\x00"
+                return False
+        return self._walked_all(len(frames))
+
+    def _collect_ordered(self) -> bool:
+        """Fetches, filters, and notes what to sort by (RNG-11); blanks the values that only the sort needs
+        (RNG-09)."""
+        query = self.query
+        filters, sort_key = query.filters, query.sort_key
+        newer = newer_than(self._revision)
+        keys_left, bytes_left = SLICE_KEYS, SLICE_BYTES
+        seen = 0
+        for key, record in walk(self.txn, self._store.tables, self._resume, query.end):
+            frame = self._older(key) if record >= newer else record[HEADER_BYTES:]
+            keys_left -= 1
+            if frame:
+                seen += 1
+                bytes_left -= len(frame)
+                fields, lease = self._fields(key, record, frame, record >= newer)
+                if filters is None or filters.admit(fields):
+                    if sort_key is not None:
+                        self._sort_values.append(sort_key(fields))
+                    if query.keys_only:
+                        frame = encode_frame(key, fields.create, fields.mod, fields.version, b"", lease)
+                    self._frames.append(frame)
+                    if len(self._frames) == query.fetch:
+                        return self._stop_early(key, self._count + seen)
+            if keys_left <= 0 or bytes_left <= 0:
+                self._count += seen
+                self._resume = key + b"\x00"
+                return False
+        return self._walked_all(self._count + seen)
+
+    def _fields(self, key: bytes, record: bytes, frame: bytes, is_older: bool) -> tuple[Fields, int]:
+        if is_older or self.query.wants_value:
+            state = parse_event(frame)
+            return Fields(key, state.create, state.mod, state.version, state.value), state.lease
+        mod, _, create, version, lease = CURRENT_HEADER.unpack_from(record)
+        return Fields(key, create, mod, version, b""), lease
+
+    def _older(self, key: bytes) -> bytes | None:
+        return older_frame(self.txn, self._store.tables, key, self._revision)
+
+    def _walked_all(self, count: int) -> bool:
+        """The interval was walked to its end: nothing is left to be counted."""
+        self._count = count
+        del self._phases[:-1]
+        return True
+
+    def _stop_early(self, key: bytes, seen: int) -> bool:
+        """There is enough after `key`, the live key number `seen`; the rest is only counted."""
+        if self._by_counters:
+            self._count = self._planned
+        else:
+            self._count = seen
+            self._edges = [(key + b"\x00", self.query.end)]
+        return True
+
+    # --- counting ---
+
+    def _plan_count(self) -> None:
+        """Decides how to count what is not fetched. The counters are those of this moment, hence not left for
+        later."""
+        query = self.query
+        whole, edges = self._store.blocks.plan(query.key, query.end)
+        since = self._newest - self._revision
+        self._by_counters = since <= max(FEW_EVENTS, whole)
+        if self._by_counters:
+            self._planned = whole
+            self._edges = edges
+            if since:
+                self._phases.append(RangeScan._count_events)
+        else:
+            self._edges = [(query.key, query.end)]
+        self._phases.append(RangeScan._count_edges)
+
+    def _count_edges(self) -> bool:
+        tables = self._store.tables
+        newer = newer_than(self._newest if self._by_counters else self._revision)
+        keys_left, bytes_left = SLICE_KEYS, SLICE_BYTES
+        while self._edges:
+            start, end = self._edges.pop()
+            count = 0
+            for key, record in walk(self.txn, tables, start, end):
+                if len(record) > HEADER_BYTES if record < newer else self._older(key):
+                    count += 1
+                keys_left -= 1
+                bytes_left -= len(record)
+                if keys_left <= 0 or bytes_left <= 0:
+                    self._count += count
+                    self._edges.append((key + b"\x00", end))
+                    return False
+            self._count += count
+        return True
+
+    def _count_events(self) -> bool:
+        """Takes back what the events after the read revision did to the number of live keys of the
+        interval."""
+        start, end = self.query.key, self.query.end
+        events_left, bytes_left = SLICE_KEYS, SLICE_BYTES
+        cursor = self.txn.cursor(self._store.tables.events)
+        if not cursor.set_range(self._resume_event):
+            return True
+        for revision, event in cursor.iternext():
+            key, change = live_change(event)
+            if key >= start and (end is None or key < end):
+                self._count -= change
+            events_left -= 1
+            bytes_left -= len(event)
+            if events_left <= 0 or bytes_left <= 0:
+                self._resume_event = revision + b"\x00"
+                return False
+        return True

@@ -1,0 +1,248 @@
+"""What a connection has to send: finished frames, and streams taking turns at the flow-control windows.
+
+Owns the send windows' bookkeeping, the order of frames on the wire and the cheap-frame gauges. Knows nothing
+of parsing and never touches a socket: `take` hands over bytes, `wake` asks for `take` to be called.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from raftkv.rpc.frames import (
+    DATA,
+    DEFAULT_FRAME_BYTES,
+    DEFAULT_WINDOW,
+    END_STREAM,
+    FRAME_HEADER_BYTES,
+    HEADER,
+    ErrorCode,
+    Http2Error,
+    header_frames,
+)
+
+if TYPE_CHECKING:
+    from raftkv.rpc.streams import Stream
+
+TURN_BYTES: Final = 256 * 1024
+"""Most that one `take` moves from stream queues, so that a large reply does not hold the loop."""
+
+_DATA_HEAD: Final = Struct(">IBI")
+
+
+class FloodGauge:
+    """A token bucket for one sort of frame that costs the peer nothing and us something."""
+
+    __slots__ = ("_at", "_burst", "_name", "_per_s", "_tokens")
+
+    def __init__(self, name: str, burst: int, per_s: float) -> None:
+        self._name = name
+        self._burst = float(burst)
+        self._per_s = per_s
+        self._tokens = float(burst)
+        self._at = 0.0
+
+    def hit(self, now: float) -> None:
+        """Raises Http2Error ENHANCE_YOUR_CALM when the peer exceeds both burst and rate."""
+        if self._tokens < 1.0:
+            self._tokens = min(self._burst, (now - self._at) * self._per_s)
+            self._at = now
+            if self._tokens < 1.0:
+                raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, f"flood of {self._name}")
+        elif self._tokens == self._burst:
+            self._at = now
+        self._tokens -= 1.0
+
+
+class Outbox:
+    """Everything one connection will write.
+
+    `parts` are finished frames, control frames and small replies alike, in order. Streams whose messages
+    found no room wait in `ring` and get one DATA frame per turn.
+    """
+
+    __slots__ = (
+        "awake",
+        "control_bytes",
+        "fast_bytes",
+        "initial_window",
+        "max_frame_bytes",
+        "parts",
+        "paused",
+        "payload_sent",
+        "queued_bytes",
+        "ring",
+        "turn_room",
+        "wake",
+        "window",
+        "writable",
+    )
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.wake = wake
+        """Asks the owner to call `take` soon; called once until it does."""
+        self.awake = False
+        self.parts: list[bytes] = []
+        self.window = DEFAULT_WINDOW
+        """What the peer lets the connection send. Never negative: only DATA that fits is built."""
+        self.initial_window = DEFAULT_WINDOW
+        """The peer's window for a new stream."""
+        self.max_frame_bytes = DEFAULT_FRAME_BYTES
+        """Payload of our DATA and HEADERS frames; the peer may allow more, never less (section 4.2)."""
+        self.fast_bytes = DEFAULT_FRAME_BYTES
+        """A message up to this size may go to `parts` directly if the windows let it; 0 while paused."""
+        self.paused = False
+        self.turn_room = TURN_BYTES
+        """Stream messages that may still go to `parts` directly before the next `take`; the rest queue, so that
+        a fast producer meets its high mark. May go below zero by one message."""
+        self.ring: deque[Stream] = deque()
+        """Streams with something queued and a window to send it. Bounded by the number of streams."""
+        self.queued_bytes = 0
+        """All streams' queues together. New streams are refused beyond Limits.max_queued_bytes."""
+        self.writable: list[Stream] = []
+        self.payload_sent = False
+        """HEADERS or DATA went out since the flag was last cleared (the ping rule G-40)."""
+        self.control_bytes = 0
+        """Control frames in `parts` since the last `take`. The connection ends beyond a limit."""
+
+    def control(self, frame: bytes) -> None:
+        """Queue a frame that no window holds back."""
+        self.parts.append(frame)
+        self.control_bytes += len(frame)
+        if not self.awake:
+            self.awake = True
+            self.wake()
+
+    def headers(self, stream_id: int, block: bytes, end_stream: bool) -> None:
+        self.parts.append(header_frames(stream_id, block, end_stream, self.max_frame_bytes))
+        self.payload_sent = True
+        if not self.awake:
+            self.awake = True
+            self.wake()
+
+    def enqueue(self, stream: Stream, chunk: bytes) -> None:
+        """Queue bytes of a stream's DATA; they are cut into frames as windows allow."""
+        chunks = stream.chunks
+        if chunks is None:
+            chunks = stream.chunks = deque()
+        chunks.append(chunk)
+        size = len(chunk)
+        stream.queued_bytes += size
+        self.queued_bytes += size
+        self.line_up(stream)
+
+    def line_up(self, stream: Stream) -> None:
+        """Give the stream its place in the ring if it has something that may be sent."""
+        if stream.in_ring or not (stream.send_window > 0 or (stream.ending and not stream.queued_bytes)):
+            return
+        stream.in_ring = True
+        self.ring.append(stream)
+        if not self.awake:
+            self.awake = True
+            self.wake()
+
+    def drop(self, stream: Stream) -> None:
+        """Forget what a stream has queued; a place in the ring lapses at its turn."""
+        if stream.chunks is not None:
+            self.queued_bytes -= stream.queued_bytes
+            stream.queued_bytes = 0
+            stream.chunks = None
+        stream.ending = False
+
+    def pause(self) -> None:
+        self.paused = True
+        self.fast_bytes = 0
+
+    def resume(self) -> None:
+        self.paused = False
+        self.fast_bytes = self.max_frame_bytes
+        if not self.awake:
+            self.awake = True
+            self.wake()
+
+    def take(self) -> bytes:
+        """The bytes to write now. Empty while the transport is paused, unless there are none anyway."""
+        self.awake = False
+        if self.paused:
+            return b""
+        if self.ring and self.window >= 0:
+            self._pump()
+        parts = self.parts
+        if not parts:
+            return b""
+        self.parts = []
+        self.control_bytes = 0
+        self.turn_room = TURN_BYTES
+        return b"".join(parts)
+
+    def _pump(self) -> None:
+        """Let the streams in the ring send one frame each, in turn, until a window or the turn is used up."""
+        ring = self.ring
+        budget = TURN_BYTES
+        blocked = 0
+        while ring and budget > 0 and blocked < len(ring):
+            stream = ring.popleft()
+            if stream.queued_bytes and self.window <= 0:
+                # Only streams that are left with nothing but their end can move: look at the rest once.
+                ring.append(stream)
+                blocked += 1
+                continue
+            blocked = 0
+            budget -= self._send_frame(stream)
+            if stream.queued_bytes and stream.send_window > 0:
+                ring.append(stream)
+            else:
+                stream.in_ring = False
+        if ring and self.window > 0:
+            self.awake = True
+            self.wake()
+        if self.writable:
+            streams, self.writable = self.writable, []
+            for stream in streams:
+                stream.on_writable()
+
+    def _send_frame(self, stream: Stream) -> int:
+        """One DATA frame of what the windows allow, and the stream's end behind its last byte."""
+        chunks = stream.chunks
+        sent = 0
+        if chunks:
+            room = min(self.max_frame_bytes, self.window, stream.send_window)
+            parts = self.parts
+            at = len(parts)
+            while chunks and sent < room:
+                chunk = chunks[0]
+                size = len(chunk)
+                if size > room - sent:
+                    view = memoryview(chunk)
+                    size = room - sent
+                    chunks[0] = view[size:]
+                    parts.append(view[:size])  # type: ignore[arg-type]  # joined like bytes
+                else:
+                    chunks.popleft()
+                    parts.append(chunk)
+                sent += size
+            # A client's stream ends with its last DATA frame; a server's with trailers.
+            flags = END_STREAM if stream.ending and not chunks and not stream.trailers else 0
+            parts.insert(at, _DATA_HEAD.pack(sent << 8 | DATA, flags, stream.id))
+            self.window -= sent
+            self.queued_bytes -= sent
+            stream.send_window -= sent
+            stream.queued_bytes -= sent
+            self.payload_sent = True
+            if stream.throttled and stream.queued_bytes < stream.low_bytes:
+                stream.throttled = False
+                self.writable.append(stream)
+            if flags:
+                stream.ending = False
+                stream.on_end_sent()
+        if stream.ending and not stream.queued_bytes:
+            stream.ending = False
+            if stream.trailers:
+                self.parts.append(header_frames(stream.id, stream.trailers, True, self.max_frame_bytes))
+            else:
+                self.parts.append(HEADER.pack(DATA, END_STREAM, stream.id))
+            self.payload_sent = True
+            stream.on_end_sent()
+        return sent + FRAME_HEADER_BYTES

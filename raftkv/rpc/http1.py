@@ -1,0 +1,240 @@
+"""HTTP/1.1 on h11: health, version, metrics and the JSON gateway. Not a fast path.
+
+A connection without a socket, like the HTTP/2 one: bytes in, exchanges to the handler, bytes out. Requests of one
+connection are served one after the other, so pipelined answers keep their order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+
+import h11
+
+from raftkv.rpc.http_exchange import HttpExchange, HttpHandler
+from raftkv.rpc.server_context import ServerContext
+
+__all__ = ["Http1Connection", "HttpExchange", "HttpHandler"]
+
+logger = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Request line and headers of one request. Beyond: 431."""
+MAX_PIPELINED_BYTES = 256 * 1024
+"""Bytes of later requests kept while one is served. Beyond: the connection is closed."""
+
+
+class Http1Connection:
+    __slots__ = (
+        "_ahead",
+        "_body",
+        "_body_bytes",
+        "_context",
+        "_exchange",
+        "_h11",
+        "_out",
+        "_paused",
+        "_peer",
+        "_request",
+        "_tls_common_name",
+        "_waiting_since",
+        "_wake",
+        "closing",
+        "draining",
+    )
+
+    def __init__(
+        self,
+        context: ServerContext,
+        peer: str,
+        is_tls: bool,
+        tls_common_name: str | None,
+        wake: Callable[[], None],
+        now: float,
+    ) -> None:
+        self._context = context
+        self._peer = peer
+        self._tls_common_name = tls_common_name
+        self._wake = wake
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._request: h11.Request | None = None
+        self._body: list[bytes] = []
+        """At most Limits.max_http_body_bytes. Beyond: 413 and the connection closes."""
+        self._body_bytes = 0
+        self._exchange: HttpExchange | None = None
+        """The request being served; nothing more is parsed until its answer."""
+        self._ahead = 0
+        """Bytes received while an exchange is being served."""
+        self._out: list[bytes] = []
+        """Answers of which the client takes its time: one at a time, see `_ahead`."""
+        self._paused = False
+        self._waiting_since = now
+        self.closing = False
+        self.draining = False
+
+    @property
+    def finished(self) -> bool:
+        return not self._out and (
+            self.closing or (self.draining and self._exchange is None and self._request is None)
+        )
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        if self.closing:
+            return
+        self._context.stats.bytes_received += len(data)
+        if self._request is None and self._exchange is None and self._h11.our_state is h11.IDLE:
+            # The head's time begins with its first byte; more bytes of it do not extend it.
+            if not self._h11.trailing_data[0]:
+                self._waiting_since = now
+        if self._exchange is not None:
+            self._ahead += len(data)
+            if self._ahead > MAX_PIPELINED_BYTES:
+                self._close()
+                return
+        self._h11.receive_data(data)
+        self._advance()
+
+    def take_output(self) -> bytes:
+        if self._paused:
+            return b""
+        out = b"".join(self._out)
+        self._out.clear()
+        self._context.stats.bytes_sent += len(out)
+        return out
+
+    def connection_lost(self) -> None:
+        self.closing = True
+        if self._exchange is not None:
+            self._exchange.cancelled = True
+
+    def on_tick(self, now: float) -> None:
+        if self.closing or self._exchange is not None:
+            self._waiting_since = now
+            return
+        limits = self._context.limits
+        begun = self._request is not None or bool(self._h11.trailing_data[0])
+        timeout_s = limits.handshake_timeout_s if begun else limits.idle_http_timeout_s
+        if now - self._waiting_since > timeout_s:
+            if begun:
+                self._context.stats.handshake_timeouts += 1
+            self._close()
+
+    def drain(self, now: float) -> None:
+        """Serve the request under way, if any, and end."""
+        self.draining = True
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._wake()
+
+    # --- within
+
+    def _advance(self) -> None:
+        """Parse until a whole request is there, more bytes are needed or the peer made a mistake."""
+        try:
+            while self._exchange is None and not self.closing:
+                event = self._h11.next_event()
+                if event is h11.NEED_DATA or event is h11.PAUSED:
+                    self._answer_expectation()
+                    return
+                self._on_event(event)
+        except h11.RemoteProtocolError as error:
+            self._context.stats.protocol_errors += 1
+            self._refuse(error.error_status_hint, str(error))
+
+    def _on_event(self, event: h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]) -> None:
+        if isinstance(event, h11.Request):
+            self._request = event
+        elif isinstance(event, h11.Data):
+            self._body.append(bytes(event.data))
+            self._body_bytes += len(event.data)
+            if self._body_bytes > self._context.limits.max_http_body_bytes:
+                self._refuse(413, "request body too large")
+        elif isinstance(event, h11.EndOfMessage):
+            self._dispatch()
+        elif isinstance(event, h11.ConnectionClosed):
+            self._close()
+
+    def _answer_expectation(self) -> None:
+        if self._h11.they_are_waiting_for_100_continue:
+            self._write(
+                self._h11.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
+            )
+
+    def _dispatch(self) -> None:
+        request = self._request
+        assert request is not None, "h11 ends no message that has not begun"
+        body = b"".join(self._body)
+        self._body.clear()
+        self._body_bytes = 0
+        self._exchange = exchange = HttpExchange(
+            request.method.decode("ascii"),
+            request.target.decode("latin-1"),
+            [(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers],
+            body,
+            self._peer,
+            self._tls_common_name,
+            self._respond,
+        )
+        handler = self._context.http_handler
+        if handler is None:
+            exchange.respond(404, (("content-type", "text/plain"),), b"404 page not found\n")
+            return
+        try:
+            handler(exchange)
+        except Exception:
+            self._context.stats.handler_errors += 1
+            logger.exception("http handler raised", extra={"kv": {"target": exchange.target}})
+            exchange.respond(500)
+
+    def _respond(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        """The answer to the exchange, and on to the next request."""
+        if self.closing:
+            return
+        all_headers = [*headers, ("content-length", str(len(body)))]
+        if self.draining:
+            all_headers.append(("connection", "close"))
+        self._send_response(status, all_headers, body)
+        self._exchange = None
+        self._request = None
+        self._ahead = 0
+        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
+            self._h11.start_next_cycle()
+            # Not from within the handler of the request just answered: a long pipeline would recurse.
+            self._wake()
+        else:
+            self._close()
+
+    def _send_response(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        reason = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
+        response = h11.Response(status_code=status, headers=list(headers), reason=reason.encode("ascii"))
+        is_head = self._request is not None and self._request.method == b"HEAD"
+        self._write(self._h11.send(response))
+        if body and not is_head:
+            self._write(self._h11.send(h11.Data(data=body)))
+        self._write(self._h11.send(h11.EndOfMessage()))
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Answer a request that cannot be served or understood, then close."""
+        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = text.encode("utf-8", "replace") + b"\n"
+            headers = [
+                ("content-type", "text/plain"),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+            ]
+            self._send_response(status, headers, body)
+        self._close()
+
+    def _close(self) -> None:
+        self.closing = True
+        self._wake()
+
+    def _write(self, data: bytes | None) -> None:
+        if data:
+            self._out.append(data)
+            self._wake()

@@ -1,0 +1,307 @@
+"""Sockets for the server: accepting, telling HTTP/2 from HTTP/1.1, writing once per turn of the loop.
+
+Owns transports and timers. All rules of the protocols are in the connection objects, which get bytes and the
+time from here. Works on uvloop and asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable
+from ssl import SSLContext
+from typing import Any, Final, Protocol, cast
+
+from raftkv.rpc.deadlines import TICK_S
+from raftkv.rpc.frames import PREFACE
+from raftkv.rpc.http1 import Http1Connection
+from raftkv.rpc.http_exchange import HttpHandler
+from raftkv.rpc.limits import DEFAULT_LIMITS, Limits
+from raftkv.rpc.server_connection import ServerConnection
+from raftkv.rpc.server_context import ServerContext
+from raftkv.rpc.service import Routes
+from raftkv.rpc.stats import Stats
+
+logger = logging.getLogger(__name__)
+
+HOUSEKEEPING_S: Final = 1.0
+"""Between two looks at every connection: keepalive, half-sent frames, draining."""
+BACKLOG: Final = 1024
+WRITE_HIGH_BYTES: Final = 512 * 1024
+"""What a transport buffers before it says pause. One turn's output (256 KiB) always fits."""
+
+
+class _Connection(Protocol):
+    """What a socket's connection object offers, whichever protocol it speaks."""
+
+    @property
+    def finished(self) -> bool: ...
+    def receive_data(self, data: bytes, now: float) -> None: ...
+    def take_output(self) -> bytes: ...
+    def connection_lost(self) -> None: ...
+    def on_tick(self, now: float) -> None: ...
+    def drain(self, now: float) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class Listener:
+    """Serves one set of routes on any number of sockets.
+
+    `start` may be called before or after `start` of others with the same stats; `drain` ends politely, `close`
+    at once. `connections` counts open ones.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        routes: Routes,
+        http_handler: HttpHandler | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        stats: Stats | None = None,
+    ) -> None:
+        self._loop: Final = loop
+        self.limits: Final = limits
+        self.stats: Final = stats if stats is not None else Stats()
+        self._context: Final = ServerContext(routes, http_handler, limits, self.stats, self._request_sweep)
+        self._servers: list[asyncio.Server] = []
+        self._protocols: dict[_ServerProtocol, None] = {}
+        """Open connections. Bounded by Limits.max_connections: more are closed at once."""
+        self._housekeeping: asyncio.TimerHandle | None = None
+        self._sweep: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._drain_limit: asyncio.TimerHandle | None = None
+
+    @property
+    def connections(self) -> int:
+        return len(self._protocols)
+
+    def start(self, sock: socket.socket, ssl: SSLContext | None = None) -> asyncio.Future[asyncio.Server]:
+        """Listen on a bound socket. With `ssl`, ALPN should offer `h2` and `http/1.1` (H-03)."""
+        if sock.family == socket.AF_UNIX:
+            starting = cast(
+                "Awaitable[asyncio.Server]",
+                self._loop.create_unix_server(self._make_protocol, sock=sock, ssl=ssl, backlog=BACKLOG),
+            )
+        else:
+            starting = self._loop.create_server(self._make_protocol, sock=sock, ssl=ssl, backlog=BACKLOG)
+        started = asyncio.ensure_future(starting, loop=self._loop)
+        started.add_done_callback(self._on_started)
+        if self._housekeeping is None:
+            self._housekeeping = self._loop.call_later(HOUSEKEEPING_S, self._on_housekeeping)
+        return started
+
+    def drain(self) -> asyncio.Future[None]:
+        """Accept nothing more, let calls in flight end, then close what remains after drain_timeout_s."""
+        if self._drained is None:
+            self._drained = self._loop.create_future()
+            self._stop_accepting()
+            now = self._loop.time()
+            for protocol in list(self._protocols):
+                protocol.drain(now)
+            self._drain_limit = self._loop.call_later(self.limits.drain_timeout_s, self.close)
+            self._check_drained()
+        return self._drained
+
+    def close(self) -> None:
+        """Close every socket now. Calls in flight are cancelled."""
+        self._stop_accepting()
+        for timer in (self._housekeeping, self._sweep, self._drain_limit):
+            if timer is not None:
+                timer.cancel()
+        for protocol in list(self._protocols):
+            protocol.abort()
+        self._check_drained()
+
+    # --- what protocols call
+
+    def on_open(self, protocol: _ServerProtocol) -> bool:
+        """False: there are too many."""
+        if len(self._protocols) >= self.limits.max_connections:
+            self.stats.connections_refused += 1
+            return False
+        self.stats.connections_accepted += 1
+        self._protocols[protocol] = None
+        return True
+
+    def on_gone(self, protocol: _ServerProtocol) -> None:
+        if protocol in self._protocols:
+            del self._protocols[protocol]
+            self.stats.connections_closed += 1
+            self._check_drained()
+
+    # --- within
+
+    def _make_protocol(self) -> _ServerProtocol:
+        return _ServerProtocol(self, self._loop, self._context)
+
+    def _on_started(self, started: asyncio.Future[asyncio.Server]) -> None:
+        if not started.cancelled() and started.exception() is None:
+            self._servers.append(started.result())
+
+    def _stop_accepting(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def _check_drained(self) -> None:
+        if self._drained is not None and not self._protocols and not self._drained.done():
+            self._drained.set_result(None)
+            if self._drain_limit is not None:
+                self._drain_limit.cancel()
+
+    def _request_sweep(self) -> None:
+        self._sweep = self._loop.call_later(TICK_S, self._on_sweep)
+
+    def _on_sweep(self) -> None:
+        self._context.deadlines.sweep(self._loop.time())
+
+    def _on_housekeeping(self) -> None:
+        self._housekeeping = self._loop.call_later(HOUSEKEEPING_S, self._on_housekeeping)
+        now = self._loop.time()
+        for protocol in list(self._protocols):
+            protocol.on_tick(now)
+
+
+class _ServerProtocol(asyncio.Protocol):
+    """One socket: sniffs the protocol, then carries bytes between transport and connection."""
+
+    __slots__ = (
+        "_accepted_at",
+        "_connection",
+        "_context",
+        "_first",
+        "_flush_due",
+        "_listener",
+        "_loop",
+        "_transport",
+    )
+
+    def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop, context: ServerContext) -> None:
+        self._listener = listener
+        self._loop = loop
+        self._context = context
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._connection: _Connection | None = None
+        """None until the first bytes have told the protocol."""
+        self._first = b""
+        """What has come so far while it could still become the preface: shorter than the preface."""
+        self._accepted_at = loop.time()
+        self._flush_due = False
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if not self._listener.on_open(self):
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        connection = self._connection
+        if connection is None:
+            self._first += data
+            data = self._first
+            connection = self._choose(data)
+            if connection is None:
+                return
+            self._first = b""
+        connection.receive_data(data, self._loop.time())
+
+    def eof_received(self) -> None:
+        """The transport closes itself; half-closed connections have no use here."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.connection_lost()
+        self._listener.on_gone(self)
+
+    def pause_writing(self) -> None:
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume_writing(self) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+
+    # --- what the listener calls
+
+    def on_tick(self, now: float) -> None:
+        if self._connection is not None:
+            self._connection.on_tick(now)
+            self._close_if_finished()
+        elif now - self._accepted_at > self._context.limits.handshake_timeout_s:
+            self._context.stats.handshake_timeouts += 1
+            self._transport.abort()
+
+    def drain(self, now: float) -> None:
+        if self._connection is not None:
+            self._connection.drain(now)
+            self._close_if_finished()
+        else:
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # --- within
+
+    def _choose(self, first: bytes) -> _Connection | None:
+        """The connection object for these first bytes (H-02), or None while they do not tell."""
+        if not first.startswith(PREFACE[: len(first)]) and not PREFACE.startswith(first[: len(PREFACE)]):
+            kind: type[ServerConnection | Http1Connection] = Http1Connection
+        elif len(first) < len(PREFACE):
+            return None
+        else:
+            kind = ServerConnection
+        self._connection = kind(
+            self._context,
+            _peer_name(self._transport),
+            self._transport.get_extra_info("ssl_object") is not None,
+            _common_name(self._transport),
+            self._wake,
+            self._loop.time(),
+        )
+        return self._connection
+
+    def _wake(self) -> None:
+        """The connection has output. It leaves at the end of this turn of the loop, in one write."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        connection = self._connection
+        if connection is None:
+            return
+        data = connection.take_output()
+        if data:
+            self._transport.write(data)
+        self._close_if_finished()
+
+    def _close_if_finished(self) -> None:
+        if self._connection is not None and self._connection.finished and not self._flush_due:
+            self._transport.close()
+
+
+def _peer_name(transport: asyncio.Transport) -> str:
+    name: Any = transport.get_extra_info("peername")
+    if not isinstance(name, tuple):
+        return ""
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _common_name(transport: asyncio.Transport) -> str | None:
+    certificate: dict[str, Any] | None = transport.get_extra_info("peercert")
+    if not certificate:
+        return None
+    for part in certificate.get("subject", ()):
+        for key, value in part:
+            if key == "commonName":
+                return str(value)
+    return None

@@ -1,0 +1,87 @@
+"""Durable checkpoints of the store, and the log that they make superfluous (design §5).
+
+Once a second, if something was applied: pin a snapshot on the loop, sync it in a thread, let the older pin go. Then the
+WAL and the in-memory log need to reach back only to that checkpoint, and a little further for slow followers (RF-43).
+Owns when; how is the backend's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from raftkv.backend import Backend, Checkpoint
+    from raftkv.raft import MemoryStorage
+    from raftkv.wal import Wal
+
+_log = logging.getLogger(__name__)
+
+INTERVAL_S: Final = 1.0
+
+
+class Checkpoints:
+    __slots__ = (
+        "_backend",
+        "_catchup_entries",
+        "_checkpoint",
+        "_last_s",
+        "_loop",
+        "_on_failed",
+        "_storage",
+        "_threads",
+        "_wal",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        backend: Backend,
+        wal: Wal,
+        storage: MemoryStorage,
+        catchup_entries: int,
+        on_failed: Callable[[Exception], None],
+    ) -> None:
+        self._loop = loop
+        self._backend = backend
+        self._wal = wal
+        self._storage = storage
+        self._catchup_entries = catchup_entries
+        self._on_failed = on_failed
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._checkpoint: Checkpoint | None = None
+        """The one being synced."""
+        self._last_s = loop.time()
+
+    def on_tick(self, now: float) -> None:
+        if self._checkpoint is not None or now - self._last_s < INTERVAL_S:
+            return
+        self._last_s = now
+        checkpoint = self._backend.begin_checkpoint()
+        if checkpoint is not None:
+            self._checkpoint = checkpoint
+            self._loop.run_in_executor(self._threads, checkpoint.sync).add_done_callback(self._on_synced)
+
+    def _on_synced(self, future: asyncio.Future[None]) -> None:
+        checkpoint, self._checkpoint = self._checkpoint, None
+        assert checkpoint is not None
+        self._backend.end_checkpoint(checkpoint)
+        failure = future.exception()
+        if failure is not None:
+            # The kernel may have dropped the pages it could not write; what is on disk is no longer known.
+            self._on_failed(failure if isinstance(failure, Exception) else RuntimeError(str(failure)))
+            return
+        keep_from = self._backend.durable_index - self._catchup_entries
+        if keep_from > self._storage.first_index():
+            self._storage.compact(keep_from)
+            self._wal.release_before(keep_from)
+
+    async def stop(self) -> None:
+        """Wait for the sync under way, so that the backend can be closed."""
+        while self._checkpoint is not None:
+            await asyncio.sleep(0.01)
+        self._threads.shutdown()

@@ -1,0 +1,100 @@
+"""The physical half of a compaction: deletes in the background what has become unreadable (CMP-05, CMP-06, CMP-08).
+
+Works in slices between apply batches, each slice a transaction of its own; interrupted by a crash, it goes on after
+the restart. What is deleted, and the position, are the store's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from raftkv.backend import NoSpaceError, growth_bytes
+
+if TYPE_CHECKING:
+    from raftkv.backend import Backend
+    from raftkv.mvcc import Store
+
+_log = logging.getLogger(__name__)
+
+RETRY_S: Final = 1.0
+DELETES_PER_EVENT: Final = 3
+"""Tables that one superseded revision is deleted from; each may copy a page."""
+
+
+class Compactor:
+    __slots__ = (
+        "_backend",
+        "_loop",
+        "_on_failed",
+        "_pause_s",
+        "_slice_events",
+        "_store",
+        "_waiting",
+        "_working",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        backend: Backend,
+        store: Store,
+        slice_events: int,
+        pause_s: float,
+        on_failed: Callable[[Exception], None],
+    ) -> None:
+        self._loop = loop
+        self._backend = backend
+        self._store = store
+        self._slice_events = slice_events
+        self._pause_s = pause_s
+        self._on_failed = on_failed
+        self._working = False
+        self._waiting: list[Callable[[], None]] = []
+        """Called when nothing is left to delete. Bounded by the open Compact requests."""
+
+    def wake(self) -> None:
+        """After an apply batch, and after the start: is there something to delete?"""
+        if self._store.compaction.pending and not self._working:
+            self._working = True
+            self._loop.call_soon(self._step)
+
+    def when_finished(self, callback: Callable[[], None]) -> None:
+        """Call back once nothing is left to delete; at once if that is so now."""
+        self.wake()
+        if self._working:
+            self._waiting.append(callback)
+        else:
+            callback()
+
+    def _step(self) -> None:
+        try:
+            done = self._delete_slice()
+        except NoSpaceError as failure:
+            # Deleting needs a few new pages. Nothing is lost by waiting until the disk has them.
+            _log.warning("compaction waits for disk space", extra={"kv": {"error": str(failure)}})
+            self._loop.call_later(RETRY_S, self._step)
+            return
+        except Exception as failure:
+            self._on_failed(failure)
+            return
+        if not done:
+            self._loop.call_later(self._pause_s, self._step)
+            return
+        self._working = False
+        waiting, self._waiting = self._waiting, []
+        for callback in waiting:
+            callback()
+
+    def _delete_slice(self) -> bool:
+        self._backend.reserve(growth_bytes(0, DELETES_PER_EVENT * self._slice_events))
+        txn = self._backend.begin_write()
+        try:
+            done = self._store.compaction.step(txn, self._slice_events)
+        except BaseException:
+            txn.abort()
+            raise
+        self._backend.commit(txn)
+        return done

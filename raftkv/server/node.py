@@ -1,0 +1,326 @@
+"""A member: the parts, what joins them, and what the services may ask of it.
+
+All state belongs to the event loop. The services hand in requests and continuations; the ready loop drives consensus
+and disk; this class passes results from one to the other and keeps the clock. Knows nothing of gRPC: it answers by
+calling back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from raftkv.apply import NOSPACE, Kind
+from raftkv.backend import growth_bytes
+from raftkv.lease import min_ttl_s
+from raftkv.mvcc.watch import WatchHub
+from raftkv.pb import rpc_pb2
+from raftkv.raft import NOBODY, Config as RaftConfig, RawNode, Role
+from raftkv.server.checkpoints import Checkpoints
+from raftkv.server.compactor import Compactor
+from raftkv.server.errors import ProposalLost, RequestTimedOut, Stopped, TooManyRequests
+from raftkv.server.lease_keeper import LeaseKeeper
+from raftkv.server.proposals import MAX_ENTRY_BYTES, Finish, Proposals
+from raftkv.server.quota import Quota
+from raftkv.server.reads import Read, Reads
+from raftkv.server.ready_loop import ReadyLoop
+from raftkv.server.slices import Slices
+from raftkv.version import CLUSTER_VERSION
+
+if TYPE_CHECKING:
+    from raftkv.config import Config
+    from raftkv.raft import Entry, ReadState, SoftState, Status
+    from raftkv.server.bootstrap import Booted
+    from raftkv.wal import FlushResult
+
+_log = logging.getLogger(__name__)
+
+CATCH_UP_EVENTS: Final = 500
+"""History events read for slow or late watchers in one slice: a few milliseconds."""
+MAX_PROGRESS_JITTER: Final = 0.1
+"""W-73: so that a thousand watchers are not notified in the same moment."""
+
+
+class Node:
+    """Made by `boot` and this constructor; then `start`, and at last `stop`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, config: Config, booted: Booted) -> None:
+        self.loop = loop
+        self.config = config
+        self.member_id = booted.member_id
+        self.cluster_id = booted.cluster_id
+        self.backend = booted.backend
+        self.store = booted.store
+        self.lessor = booted.lessor
+        self.members = booted.members
+        self.alarms = booted.alarms
+        self.applier = booted.applier
+        self.hub = WatchHub(self.store, self.backend.tables)
+        self.slices = Slices(loop)
+        self.quota = Quota(self.backend, config.quota_backend_bytes)
+        self.leader_id = NOBODY
+        self.min_lease_ttl_s = min_ttl_s(config.election_ticks, config.heartbeat_interval_ms)
+        self.stopped: asyncio.Future[Exception | None] = loop.create_future()
+        """Done when the node must end: with None after `stop`, with the failure that ended it otherwise."""
+
+        self._booted = booted
+        self._conf_state = booted.conf_state
+        self._is_leader = False
+        self._watchers_awake = False
+        self._alarm_proposed = False
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._on_tick: list[Callable[[float], None]] = []
+        self._last_space_check_s = 0.0
+        # Higher than any number of an earlier life, as long as clocks go forward between restarts and fewer than a
+        # thousand batches are proposed in a millisecond.
+        self._proposals = Proposals(self.member_id, int(time.time() * 1000) << 10)
+        rawnode = RawNode(self._raft_config(), booted.storage, random.SystemRandom())
+        self._rawnode = rawnode
+        self._reads = Reads(rawnode)
+        self._ready_loop = ReadyLoop(loop, rawnode, booted.storage, booted.wal, self._proposals, self)
+        self._checkpoints = Checkpoints(
+            loop, self.backend, booted.wal, booted.storage, config.snapshot_catchup_entries, self.on_fatal
+        )
+        self.compactor = Compactor(
+            loop,
+            self.backend,
+            self.store,
+            config.compaction_batch_limit,
+            config.compaction_sleep_interval_s,
+            self.on_fatal,
+        )
+        self._leases = LeaseKeeper(self.lessor, self.propose, config.election_timeout_ms / 1000)
+
+    def _raft_config(self) -> RaftConfig:
+        return RaftConfig(
+            id=self.member_id,
+            election_ticks=self.config.election_ticks,
+            heartbeat_ticks=1,
+            applied=self.applier.index,
+            max_size_per_msg=MAX_ENTRY_BYTES,
+            pre_vote=self.config.pre_vote,
+        )
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Join: elect, replay the log, publish this member's attributes. After it, clients can be served (G-03)."""
+        self._tick_timer = self.loop.call_later(self.config.heartbeat_interval_ms / 1000, self._tick)
+        if self._conf_state.voters == (self.member_id,):
+            self._rawnode.campaign()  # nobody else could win (RF-09)
+        self._ready_loop.schedule()
+        self.compactor.wake()
+        member = rpc_pb2.Member(
+            ID=self.member_id,
+            name=self.config.name,
+            clientURLs=[str(url) for url in self.config.advertise_client_urls],
+        )
+        await self._apply_own(Kind.PUBLISH, member.SerializeToString())
+        if self.applier.cluster_version != CLUSTER_VERSION:
+            await self._apply_own(Kind.CLUSTER_VERSION, CLUSTER_VERSION.encode("ascii"))
+
+    async def _apply_own(self, kind: int, message: bytes) -> None:
+        """Propose until it is applied, or the node has ended."""
+        while True:
+            result: asyncio.Future[Any] = self.loop.create_future()
+            self.propose(kind, message, _set_result, result)
+            await asyncio.wait((result, self.stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not result.done():
+                failure = self.stopped.result()
+                raise failure or Stopped
+            if type(result.result()) is tuple:
+                return
+
+    async def stop(self) -> None:
+        """Answer who still waits, make everything durable, let go of the files."""
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+        self._ready_loop.stop()
+        self._proposals.fail_all(Stopped())
+        self._reads.fail_all(Stopped())
+        await self._checkpoints.stop()
+        if not self.stopped.done():
+            self._booted.wal.close()
+            self.backend.close()
+            self.stopped.set_result(None)
+        self._booted.lock.release()
+
+    def on_fatal(self, failure: Exception) -> None:
+        """The disk failed, or we made a mistake: nothing may be acknowledged any more (RF-53, RF-73)."""
+        if not self.stopped.done():
+            _log.critical("this member must stop", exc_info=failure, extra={"kv": {"error": str(failure)}})
+            self._proposals.fail_all(Stopped())
+            self._reads.fail_all(Stopped())
+            self.stopped.set_result(failure)
+
+    def on_tick(self, callback: Callable[[float], None]) -> None:
+        """Have `callback(now)` called every heartbeat interval."""
+        self._on_tick.append(callback)
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        self._tick_timer = self.loop.call_later(self.config.heartbeat_interval_ms / 1000, self._tick)
+        try:
+            self._rawnode.tick()
+            self._proposals.expire(now - self.config.request_timeout_s, RequestTimedOut())
+            self._reads.on_tick(now, self.config.request_timeout_s, RequestTimedOut())
+            self._leases.on_tick(now)
+            self._checkpoints.on_tick(now)
+            if now - self._last_space_check_s >= 1.0:
+                self._last_space_check_s = now
+                self._check_space()
+            for callback in self._on_tick:
+                callback(now)
+        except Exception as failure:
+            self.on_fatal(failure)
+        self._ready_loop.schedule()
+
+    def _check_space(self) -> None:
+        wal = self._booted.wal
+        if wal.preallocate_failed:
+            wal.retry_preallocation()
+        was_full = self.quota.headroom_bytes == 0
+        self.quota.retry(wal_is_full=wal.preallocate_failed)
+        if self.quota.headroom_bytes == 0 and not was_full:
+            self.raise_no_space_alarm()
+
+    # --- what the services ask ----------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Seconds of the loop's monotonic clock: what deadlines and leases are measured by (RF-74)."""
+        return self.loop.time()
+
+    @property
+    def leads(self) -> bool:
+        """This member leads and knows every lease (L-50)."""
+        return self._leases.primary
+
+    def raft_status(self) -> Status:
+        return self._rawnode.status()
+
+    def propose(self, kind: int, message: bytes, finish: Finish, context: Any) -> None:
+        """Have a request applied by all members; `finish(context, result)` is called later, exactly once.
+
+        The result is what `apply` made of it, or a NodeError. A proposal made without a leader waits for one (G-51).
+        """
+        if self.stopped.done():
+            finish(context, Stopped())
+        elif self._proposals.full:
+            finish(context, TooManyRequests())
+        else:
+            self._proposals.add(kind, message, finish, context, self.loop.time())
+            self._ready_loop.schedule()
+
+    def linearizable(self, read: Read, context: Any) -> None:
+        """Call `read(context, None)` when a read of the local store is linearizable, or `read(context, error)`."""
+        if self.stopped.done():
+            read(context, Stopped())
+        elif self._is_leader and self._rawnode.reads_at_once:
+            # A lone voter's commit index cannot be overtaken, and all that is committed is applied in the same turn
+            # of the loop that learned of it (RF-32).
+            read(context, None)
+        else:
+            self._reads.add(read, context)
+            self._reads.maybe_start(self.loop.time())
+            self._ready_loop.schedule()
+
+    def wake_watchers(self) -> None:
+        """A watcher has history to read: serve it in slices between other work."""
+        if not self._watchers_awake:
+            self._watchers_awake = True
+            self.slices.add(_CatchUp(self))
+
+    def catch_up(self) -> bool:
+        more = self.hub.catch_up(self.backend.read(), CATCH_UP_EVENTS)
+        self._watchers_awake = more
+        return more
+
+    def progress_interval_s(self) -> float:
+        """Until the next automatic progress notification (W-73)."""
+        return self.config.watch_progress_notify_interval_s * (1 + MAX_PROGRESS_JITTER * random.random())
+
+    def new_lease_id(self) -> int:
+        """A positive int64 that no lease has now (L-01)."""
+        while (lease_id := secrets.randbits(63)) == 0 or lease_id in self.lessor:
+            pass
+        return lease_id
+
+    def raise_no_space_alarm(self) -> None:
+        """Tell all members, once, that this one has no room (AL-23)."""
+        if not self._alarm_proposed and (self.member_id, NOSPACE) not in self.alarms.active():
+            self._alarm_proposed = True
+            message = rpc_pb2.AlarmRequest(
+                action=rpc_pb2.AlarmRequest.ACTIVATE, memberID=self.member_id, alarm=NOSPACE
+            )
+            _log.warning(
+                "no room for more data: writes are refused until space is made and the alarm disarmed",
+                extra={
+                    "kv": {"size_bytes": self.backend.size_bytes, "disk_is_full": self.quota.disk_is_full}
+                },
+            )
+            self.propose(Kind.ALARM, message.SerializeToString(), self._on_alarm_applied, None)
+
+    def _on_alarm_applied(self, _context: None, _result: Any) -> None:
+        self._alarm_proposed = False
+
+    # --- what the ready loop reports ----------------------------------------------------------------------------------
+
+    def on_soft_state(self, soft_state: SoftState) -> None:
+        self.leader_id = soft_state.lead
+        self._is_leader = soft_state.role is Role.LEADER
+        if not self._is_leader and self._leases.primary:
+            self._leases.demote()
+        _log.info(
+            "leadership changed",
+            extra={
+                "kv": {
+                    "role": soft_state.role.value,
+                    "leader": f"{soft_state.lead:x}",
+                    "term": self._rawnode.term,
+                }
+            },
+        )
+
+    def on_committed(self, entries: Sequence[Entry]) -> None:
+        payload_bytes = sum(len(entry.data) for entry in entries)
+        # Twice, because a value stands in `current` and in `events`.
+        self.backend.reserve(growth_bytes(2 * payload_bytes, 0))
+        applied, events = self.applier.apply(entries)
+        self.quota.update()
+        for proposer, number, results in applied:
+            self._proposals.complete(proposer, number, results)
+        self.hub.publish(events)
+        self._reads.on_applied(self.applier.index)
+        if self._is_leader and not self._leases.primary and self.applier.term == self._rawnode.term:
+            self._leases.promote(self.loop.time())
+        self.compactor.wake()
+
+    def on_read_states(self, states: list[ReadState]) -> None:
+        self._reads.on_read_states(states, self.applier.index, self.loop.time())
+
+    def on_proposal_dropped(self, number: int) -> None:
+        self._proposals.fail_batch(number, ProposalLost())
+
+    def on_flushed(self, result: FlushResult) -> None: ...
+
+
+class _CatchUp:
+    """The slices of the watch hub."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def step(self) -> bool:
+        return self._node.catch_up()
+
+
+def _set_result(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)

@@ -1,0 +1,131 @@
+"""Requests on their way into the log, and those who wait for their results.
+
+All requests that gather while one batch is being written go into the next log entry together (design §3). Owns the
+queue, the batch numbers and the waiting callers; knows nothing of Raft, and of a request only its kind and bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+from raftkv.apply import ITEM_BYTES, encode_batch
+
+Finish: TypeAlias = Callable[[Any, Any], None]
+"""finish(context, result): result is what `apply` made of the request, or a NodeError."""
+
+MAX_ENTRY_BYTES: Final = 1 << 20
+"""A batch is closed when it has grown to this; one request may be larger. Also Raft's cap of one append (RF §13.1)."""
+MAX_QUEUED_BYTES: Final = 64 << 20
+"""Requests that wait to be proposed. When full, a new one is refused (G-55): the client backs off, memory does not grow."""
+MAX_QUEUED: Final = 50_000
+"""The same, for very small requests."""
+
+
+class Proposals:
+    __slots__ = (
+        "_bytes",
+        "_in_flight",
+        "_member_id",
+        "_next_number",
+        "_queued_since",
+        "_requests",
+        "_waiters",
+        "failed",
+    )
+
+    def __init__(self, member_id: int, first_number: int) -> None:
+        """`first_number` must be higher than any number this member used before it was restarted (RF-54)."""
+        self._member_id = member_id
+        self._next_number = first_number
+        self._requests: list[tuple[int, bytes]] = []
+        self._waiters: list[tuple[Finish, Any]] = []
+        """Parallel to `_requests`."""
+        self._queued_since = 0.0
+        """When the oldest of `_requests` came, or later."""
+        self._bytes = 0
+        self._in_flight: dict[int, tuple[float, list[tuple[Finish, Any]]]] = {}
+        """Batch number -> (when proposed, waiters), ascending. Bounded by what Raft lets be uncommitted."""
+        self.failed = 0
+        """Proposals that ended without a result (etcd_server_proposals_failed_total)."""
+
+    @property
+    def queued(self) -> int:
+        return len(self._requests)
+
+    @property
+    def pending(self) -> int:
+        """Requests that somebody waits for (etcd_server_proposals_pending)."""
+        return len(self._requests) + sum(len(waiters) for _, waiters in self._in_flight.values())
+
+    @property
+    def full(self) -> bool:
+        return self._bytes >= MAX_QUEUED_BYTES or len(self._requests) >= MAX_QUEUED
+
+    def add(self, kind: int, message: bytes, finish: Finish, context: Any, now: float) -> None:
+        """The caller has looked at `full`. `now`, here and below, is in seconds of the loop's clock."""
+        if not self._requests:
+            self._queued_since = now
+        self._requests.append((kind, message))
+        self._waiters.append((finish, context))
+        self._bytes += len(message)
+
+    def take_batch(self, now: float) -> tuple[int, bytes]:
+        """Number and data of the next log entry. The caller has seen that something is `queued`."""
+        requests, waiters = self._cut()
+        number = self._next_number
+        self._next_number += 1
+        self._in_flight[number] = (now, waiters)
+        return number, encode_batch(self._member_id, number, requests)
+
+    def _cut(self) -> tuple[Sequence[tuple[int, bytes]], list[tuple[Finish, Any]]]:
+        requests, waiters = self._requests, self._waiters
+        if self._bytes + ITEM_BYTES * len(requests) <= MAX_ENTRY_BYTES:
+            self._requests, self._waiters, self._bytes = [], [], 0
+            return requests, waiters
+        size, count = 0, 0
+        for _, message in requests:
+            size += len(message) + ITEM_BYTES
+            if count and size > MAX_ENTRY_BYTES:
+                break
+            count += 1
+        self._requests, self._waiters = requests[count:], waiters[count:]
+        self._bytes = sum(len(message) for _, message in self._requests)
+        return requests[:count], waiters[:count]
+
+    def complete(self, proposer: int, number: int, results: Sequence[Any]) -> None:
+        """Results of one applied batch. Batches of other members, and of this one's earlier lives, have no waiters."""
+        if proposer != self._member_id:
+            return
+        batch = self._in_flight.pop(number, None)
+        if batch is None:
+            return
+        for (finish, context), result in zip(batch[1], results, strict=True):
+            finish(context, result)
+
+    def expire(self, before: float, error: Exception) -> None:
+        """End the wait of all that came before that moment. What is in the log may still be applied later (RF-71)."""
+        if self._requests and self._queued_since < before:
+            self.fail_queued(error)
+        for number, (proposed_at, waiters) in list(self._in_flight.items()):
+            if proposed_at >= before:
+                return
+            del self._in_flight[number]
+            self._fail(waiters, error)
+
+    def fail_batch(self, number: int, error: Exception) -> None:
+        self._fail(self._in_flight.pop(number)[1], error)
+
+    def fail_queued(self, error: Exception) -> None:
+        """End the wait of all that is not proposed yet."""
+        waiters, self._requests, self._waiters, self._bytes = self._waiters, [], [], 0
+        self._fail(waiters, error)
+
+    def fail_all(self, error: Exception) -> None:
+        self.expire(float("inf"), error)
+        self.fail_queued(error)
+
+    def _fail(self, waiters: Sequence[tuple[Finish, Any]], error: Exception) -> None:
+        self.failed += len(waiters)
+        for finish, context in waiters:
+            finish(context, error)

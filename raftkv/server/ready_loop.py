@@ -1,0 +1,151 @@
+"""Between the pure core and the disk: takes each Ready and obeys it.
+
+Order within one turn (raft.Ready says why each step may stand where it does):
+
+1. what waits in the queue becomes log entries, if no flush is under way;
+2. messages leave; entries and hard state are staged, and one flush begins;
+3. while the disk works, committed entries are applied and their clients answered;
+4. when the flush is done, the core hears of it, and what had to wait for the disk leaves.
+
+Owns the core, the in-memory log and the WAL with its thread. Decides nothing about requests or members.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol
+
+from raftkv.raft import NOBODY, ProposalDropped
+from raftkv.server.wal_thread import WalThread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from raftkv.raft import Entry, MemoryStorage, RawNode, ReadState, Ready, SoftState
+    from raftkv.server.proposals import Proposals
+    from raftkv.wal import FlushResult, Wal
+
+MAX_PROPOSED_BYTES: Final = 8 << 20
+"""Most that one turn takes from the queue: one flush stays short, and its apply too. The rest follows with the next."""
+
+
+class Owner(Protocol):
+    """What the loop reports to. All calls come on the event loop, between two turns of nobody else."""
+
+    def on_soft_state(self, soft_state: SoftState) -> None: ...
+
+    def on_committed(self, entries: Sequence[Entry]) -> None:
+        """Apply them. An exception ends the node."""
+
+    def on_read_states(self, states: list[ReadState]) -> None: ...
+
+    def on_proposal_dropped(self, number: int) -> None: ...
+
+    def on_flushed(self, result: FlushResult) -> None: ...
+
+    def on_fatal(self, failure: Exception) -> None: ...
+
+
+class ReadyLoop:
+    __slots__ = (
+        "_loop",
+        "_owner",
+        "_proposals",
+        "_saving",
+        "_scheduled",
+        "_staged",
+        "_stopped",
+        "_storage",
+        "_thread",
+        "_wal",
+        "rawnode",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        rawnode: RawNode,
+        storage: MemoryStorage,
+        wal: Wal,
+        proposals: Proposals,
+        owner: Owner,
+    ) -> None:
+        self._loop = loop
+        self.rawnode = rawnode
+        self._storage = storage
+        self._wal = wal
+        self._proposals = proposals
+        self._owner = owner
+        self._thread = WalThread(loop, wal, self._on_flushed, owner.on_fatal)
+        self._staged: list[Ready] = []
+        """Staged in the WAL, waiting for the next flush; in order."""
+        self._saving: list[Ready] = []
+        """Being flushed; in order, all before `_staged`."""
+        self._scheduled = False
+        self._stopped = False
+
+    def schedule(self) -> None:
+        """Have a turn soon: something may have changed. Any number of calls before it make one turn."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.turn)
+
+    def turn(self) -> None:
+        self._scheduled = False
+        if self._stopped:
+            return
+        try:
+            if not self._thread.busy:
+                self._propose()
+            while self.rawnode.has_ready():
+                self._obey(self.rawnode.ready())
+        except Exception as failure:
+            self._owner.on_fatal(failure)
+
+    def _propose(self) -> None:
+        """Only while no flush is under way: what arrives during one makes a single batch (group commit)."""
+        if not self._proposals.queued or self.rawnode.lead == NOBODY:
+            return  # without a leader they wait (G-51)
+        size, now = 0, self._loop.time()
+        while size < MAX_PROPOSED_BYTES and self._proposals.queued:
+            number, data = self._proposals.take_batch(now)
+            size += len(data)
+            try:
+                self.rawnode.propose([data])
+            except ProposalDropped:
+                self._owner.on_proposal_dropped(number)
+
+    def _obey(self, ready: Ready) -> None:
+        if ready.soft_state is not None:
+            self._owner.on_soft_state(ready.soft_state)
+        assert not ready.messages, "a lone voter has nobody to write to"
+        if ready.needs_save:
+            self._wal.stage(ready.hard_state, ready.entries)
+            self._staged.append(ready)
+        if self._staged and not self._thread.busy:
+            self._saving, self._staged = self._staged, []
+            self._thread.kick()
+        if ready.committed_entries:
+            self._owner.on_committed(ready.committed_entries)
+            self.rawnode.advance_apply(ready.committed_entries[-1].index)
+        if ready.read_states:
+            self._owner.on_read_states(ready.read_states)
+
+    def _on_flushed(self, result: FlushResult) -> None:
+        saved, self._saving = self._saving, []
+        for ready in saved:
+            # The in-memory log first: `advance_append` lets the core forget its own copy of these entries.
+            if ready.hard_state is not None:
+                self._storage.set_hard_state(ready.hard_state)
+            self._storage.append(ready.entries)
+            self.rawnode.advance_append(ready)
+            assert not ready.messages_after_sync, "a lone voter has nobody to promise anything to"
+        self._owner.on_flushed(result)
+        self.turn()
+
+    def stop(self) -> None:
+        """Finish the flush under way, then flush what is staged: an unacknowledged entry may as well be durable."""
+        self._stopped = True
+        self._thread.stop()
+        if self._staged:
+            self._wal.flush()

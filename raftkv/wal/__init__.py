@@ -1,0 +1,32 @@
+"""The write-ahead log on disk. Start at `Wal`; `reader` says what a crash may leave and what is damage."""
+
+from raftkv.wal.errors import (
+    WalCorruptError,
+    WalError,
+    WalExistsError,
+    WalFullError,
+    WalIoError,
+    WalMetadataError,
+    WalMissingError,
+)
+from raftkv.wal.reader import SegmentReport, TornTail, WalContents, verify
+from raftkv.wal.records import LogPosition
+from raftkv.wal.wal import SEGMENT_BYTES, FlushResult, Wal
+
+__all__ = [
+    "SEGMENT_BYTES",
+    "FlushResult",
+    "LogPosition",
+    "SegmentReport",
+    "TornTail",
+    "Wal",
+    "WalContents",
+    "WalCorruptError",
+    "WalError",
+    "WalExistsError",
+    "WalFullError",
+    "WalIoError",
+    "WalMetadataError",
+    "WalMissingError",
+    "verify",
+]

@@ -1,0 +1,160 @@
+"""The calls of a typical user, made with the asyncio client aetcd. Started by test_python_clients.py."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import ModuleType
+from typing import Any, Final
+
+from client_driver import main
+
+TIMEOUT_S: Final = 10
+
+
+async def put_get_delete(_aetcd: ModuleType, client: Any) -> None:
+    assert await client.get(b"a/kv/none") is None
+    first = await client.put(b"a/kv/1", b"one")
+    again = await client.put(b"a/kv/1", b"uno", prev_kv=True)
+    assert first.header.revision + 1 == again.header.revision
+    assert again.prev_kv.value == b"one"
+    got = await client.get(b"a/kv/1")
+    assert (b"uno", 2, first.header.revision) == (got.value, got.version, got.create_revision)
+    await client.put(b"a/kv/2", b"\x00\xff")
+    page = await client.get_prefix(b"a/kv/", sort_order="descend")
+    assert [kv.key for kv in page] == [b"a/kv/2", b"a/kv/1"]
+    assert [kv.key for kv in await client.get_range(b"a/kv/1", b"a/kv/2")] == [b"a/kv/1"]
+    assert (await client.delete(b"a/kv/1", prev_kv=True)).prev_kv.value == b"uno"
+    assert await client.delete(b"a/kv/1") is None
+    assert (await client.delete_prefix(b"a/kv/")).deleted == 1
+    assert await client.replace(b"a/kv/1", b"x", b"y") is False
+
+
+async def transaction(_aetcd: ModuleType, client: Any) -> None:
+    operations = client.transactions
+    await client.put(b"a/txn", b"old")
+    succeeded, responses = await client.transaction(
+        compare=[operations.value(b"a/txn") == b"old", operations.version(b"a/txn") > 0],
+        success=[operations.put(b"a/txn", b"new"), operations.get(b"a/txn"), operations.delete(b"a/none")],
+        failure=[],
+    )
+    assert succeeded
+    assert responses[1][0][0] == b"new"
+    assert responses[2].response_delete_range.deleted == 0
+    succeeded, responses = await client.transaction(
+        compare=[operations.mod(b"a/missing") > 0],
+        success=[operations.put(b"a/missing", b"x")],
+        failure=[operations.get(b"a/missing")],
+    )
+    assert not succeeded
+    assert responses == [[]]
+
+
+async def watch_and_cancel(aetcd: ModuleType, client: Any) -> None:
+    start = (await client.put(b"a/watch/before", b"0")).header.revision
+    watch = await client.watch_prefix(b"a/watch/", prev_kv=True)
+    history = await client.watch_prefix(b"a/watch/", start_revision=start)
+    await client.put(b"a/watch/k", b"1")
+    await client.put(b"a/other", b"unseen")
+    await client.put(b"a/watch/k", b"2")
+    await client.delete(b"a/watch/k")
+    seen = [event async for event in _first(watch, 3)]
+    assert ["PUT", "PUT", "DELETE"] == [event.kind for event in seen]
+    assert [b"1", b"2", b""] == [event.kv.value for event in seen]
+    assert seen[2].prev_kv.value == b"2"
+    assert [b"0", b"1", b"2", b""] == [event.kv.value async for event in _first(history, 4)]
+    await watch.cancel()
+    await client.put(b"a/watch/after", b"x")
+    assert [b"x"] == [event.kv.value async for event in _first(history, 1)]
+    assert [] == [event async for event in watch]
+    await history.cancel()
+    one = asyncio.create_task(client.watch_once(b"a/once", timeout=TIMEOUT_S))
+    while not one.done():
+        await client.put(b"a/once", b"now")
+        await asyncio.wait([one], timeout=0.05)
+    assert (await one).kv.value == b"now"
+    try:
+        await client.watch_once(b"a/never", timeout=0.2)
+    except aetcd.WatchTimeoutError:
+        return
+    raise AssertionError("a watch of a key that never changes ended")
+
+
+async def lease_keep_alive(_aetcd: ModuleType, client: Any) -> None:
+    lease = await client.lease(60)
+    await client.put(b"a/lease/1", b"v", lease=lease)
+    await client.put(b"a/lease/2", b"v", lease=lease.id)
+    assert (await client.get(b"a/lease/1")).lease == lease.id
+    assert sorted(await lease.keys()) == [b"a/lease/1", b"a/lease/2"]
+    assert await lease.granted_ttl() == 60
+    assert 55 <= await lease.remaining_ttl() <= 60
+    assert (await lease.refresh()).TTL == 60
+    await lease.revoke()
+    assert await client.get(b"a/lease/1") is None
+    assert (await client.refresh_lease(lease.id)).TTL == 0
+    assert (await client.get_lease_info(lease.id)).TTL == -1
+
+
+async def lock(_aetcd: ModuleType, client: Any) -> None:
+    first, second = client.lock(b"a/lock", ttl=30), client.lock(b"a/lock", ttl=30)
+    assert await first.acquire(timeout=TIMEOUT_S)
+    assert await first.is_acquired()
+    waiting = asyncio.create_task(second.acquire(timeout=TIMEOUT_S))
+    await asyncio.wait([waiting], timeout=0.2)
+    assert not waiting.done()
+    assert await first.release()
+    assert await waiting
+    assert await second.is_acquired()
+    assert not await first.is_acquired()
+    await second.release()
+
+
+async def status_and_members(_aetcd: ModuleType, client: Any) -> None:
+    status = await client.status()
+    members = [member async for member in client.members()]
+    assert status.leader.id == members[0].id
+    assert members[0].name == "default"
+    assert status.version.startswith("3.")
+    assert status.db_size > 0
+    assert [alarm async for alarm in client.list_alarms()] == []
+
+
+async def compacted_revision(aetcd: ModuleType, client: Any) -> None:
+    for value in (b"1", b"2", b"3"):
+        last = await client.put(b"a/compact", value)
+    await client.compact(last.header.revision, physical=True)
+    watch = await client.watch(b"a/compact", start_revision=last.header.revision - 1)
+    try:
+        async for event in watch:
+            raise AssertionError(f"an event from before the compaction: {event}")
+    except aetcd.RevisionCompactedError as error:
+        assert error.compacted_revision == last.header.revision
+
+
+async def _first(watch: Any, count: int) -> Any:
+    events = aiter(watch)
+    for _ in range(count):
+        yield await asyncio.wait_for(anext(events), TIMEOUT_S)
+
+
+def _in_a_loop(case: Callable[[ModuleType, Any], Awaitable[None]]) -> Callable[[ModuleType, int], None]:
+    async def with_client(aetcd: ModuleType, port: int) -> None:
+        async with aetcd.Client(host="127.0.0.1", port=port, timeout=TIMEOUT_S) as client:
+            await case(aetcd, client)
+
+    return lambda aetcd, port: asyncio.run(with_client(aetcd, port))
+
+
+CASES: Final = {
+    case.__name__: _in_a_loop(case)
+    for case in (
+        put_get_delete,
+        transaction,
+        watch_and_cancel,
+        lease_keep_alive,
+        lock,
+        status_and_members,
+        compacted_revision,
+    )
+}
+
+if __name__ == "__main__":
+    main("aetcd", CASES)

@@ -1,0 +1,64 @@
+"""Fixtures for tests that need whole servers. Tests of single rooms use none of these and pay for none.
+
+RAFTKV_TEST_SUBJECT=etcd puts the real etcd in raftkv's place: that is how the tests themselves are tested.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:  # grpcio is loaded only by tests that start a server
+    from helpers.processes import Program, Server
+
+
+def subject_kind() -> str:
+    kind = os.environ.get("RAFTKV_TEST_SUBJECT", "raftkv")
+    if kind not in {"raftkv", "etcd"}:
+        raise pytest.UsageError(f"RAFTKV_TEST_SUBJECT is {kind!r}; it must be raftkv or etcd")
+    return kind
+
+
+@pytest.fixture(scope="session")
+def etcd_program(tmp_path_factory: pytest.TempPathFactory) -> "Program":
+    from helpers import etcd_tools
+
+    try:
+        return etcd_tools.etcd_program(tmp_path_factory.mktemp("etcd-programs"))
+    except etcd_tools.ToolMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def subject_program(request: pytest.FixtureRequest) -> "Program":
+    """The program under test."""
+    if subject_kind() == "etcd":
+        return request.getfixturevalue("etcd_program")
+    from helpers.processes import RAFTKV
+
+    return RAFTKV
+
+
+@pytest.fixture
+def raftkv_server(subject_program: "Program", tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
+    """A serving subject of the test's own, on an empty data directory."""
+    from helpers.processes import Server
+
+    server = Server(subject_program, tmp_path_factory.mktemp("raftkv"))
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def etcd_server(etcd_program: "Program", tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
+    """A serving real etcd of the test's own, on an empty data directory."""
+    from helpers.processes import Server
+
+    server = Server(etcd_program, tmp_path_factory.mktemp("etcd"))
+    try:
+        yield server.start()
+    finally:
+        server.stop()
