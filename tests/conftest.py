@@ -34,7 +34,8 @@ def etcd_program(tmp_path_factory: pytest.TempPathFactory) -> "Program":
 def subject_program(request: pytest.FixtureRequest) -> "Program":
     """The program under test."""
     if subject_kind() == "etcd":
-        return request.getfixturevalue("etcd_program")
+        etcd: Program = request.getfixturevalue("etcd_program")
+        return etcd
     from helpers.processes import RAFTKV
 
     return RAFTKV

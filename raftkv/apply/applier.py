@@ -8,11 +8,11 @@ each entry takes effect exactly once over crashes (RF-50).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from raftkv.apply import txn as transactions
 from raftkv.apply.alarms import CORRUPT, NOSPACE, Alarms
-from raftkv.apply.batch import Kind, decode_batch
+from raftkv.apply.batch import Kind, count_requests, decode_batch
 from raftkv.apply.errors import ApplyError, CorruptAlarm, MalformedEntry, NoSpaceAlarm
 from raftkv.apply.quota import txn_cost
 from raftkv.backend import Meta
@@ -26,7 +26,7 @@ from raftkv.raft import EntryType
 
 if TYPE_CHECKING:
     from raftkv.backend import Backend, WriteTxn
-    from raftkv.mvcc import RevisionEvents
+    from raftkv.mvcc.watch import RevisionEvents
     from raftkv.raft import Entry
 
 Result: TypeAlias = "tuple[int, bytes] | Exception"
@@ -36,6 +36,12 @@ Handler: TypeAlias = Callable[[bytes], "tuple[int, bytes]"]
 
 REFUSALS: Final = (ApplyError, MvccError, LeaseError, MembershipError)
 """What a handler may raise as a result. Anything else stops the member (RF-53)."""
+
+COPIES_OF_VALUE: Final = 3
+"""A value stands in `current` and in `events`; the third part is what large values waste at the end of their pages."""
+PAGES_PER_REQUEST: Final = 4
+"""Leaves that a put copies, in `current`, `history`, `events` and one more for a block counter or a lease."""
+PAGE_BYTES: Final = 4096
 
 _put_request = rpc_pb2.PutRequest.FromString
 
@@ -91,6 +97,19 @@ class Applier:
         self._members.load(txn)
         self._alarms.load(txn)
         self._choose_handlers()
+
+    @staticmethod
+    def growth_bytes(entries: Sequence[Entry]) -> int:
+        """What applying these may add to the file, in bytes: values, and copies of the pages that are touched.
+
+        An estimate on the high side for puts. Deletes of long intervals are not bounded by their size and live from
+        what the quota keeps reserved.
+        """
+        data_bytes = requests = 0
+        for entry in entries:
+            data_bytes += len(entry.data)
+            requests += count_requests(entry.data)
+        return COPIES_OF_VALUE * data_bytes + PAGES_PER_REQUEST * PAGE_BYTES * requests
 
     def apply(self, entries: Sequence[Entry]) -> tuple[list[Applied], list[RevisionEvents]]:
         """Apply committed entries in one LMDB transaction and commit it.
@@ -204,7 +223,7 @@ class Applier:
         else:
             alarms = self._alarms.active(request.alarm)
         self._choose_handlers()
-        messages = (rpc_pb2.AlarmMember(memberID=member, alarm=kind) for member, kind in alarms)
+        messages = (rpc_pb2.AlarmMember(memberID=member, alarm=cast("Any", kind)) for member, kind in alarms)
         return self._writer.end(), b"".join(framed(b"\x12", each.SerializeToString()) for each in messages)
 
     def _publish(self, message: bytes) -> tuple[int, bytes]:

@@ -66,6 +66,11 @@ def encode_batch(proposer: int, number: int, requests: Sequence[tuple[int, bytes
     return b"".join(parts)
 
 
+def count_requests(data: bytes) -> int:
+    """Requests in an entry's data, without decoding them; 0 for an empty entry or one that is damaged."""
+    return int(_HEAD.unpack_from(data)[3]) if len(data) >= HEAD_BYTES else 0
+
+
 def decode_batch(data: bytes) -> Batch:
     """Raises MalformedEntry when the bytes are not exactly one batch."""
     unpack, step = _ITEM.unpack_from, ITEM_BYTES

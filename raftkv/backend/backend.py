@@ -161,7 +161,8 @@ class Backend:
             raise
         index, term = self._durable.consistent_index, self._durable.term
         self.recovered = Recovered(created, clean, rolled_back, swapped, index, term)
-        _log.info("store opened", extra={"kv": {"directory": str(directory), **self.recovered._asdict()}})
+        fields = {"directory": str(directory), **self.recovered._asdict()}
+        _log.log(logging.WARNING if rolled_back else logging.INFO, "store opened", extra={"kv": fields})
         return self
 
     def _recover(self) -> tuple[bool, bool, bool, bool]:

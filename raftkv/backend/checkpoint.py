@@ -116,6 +116,7 @@ def write_checkpoint(directory: Path, record: CheckpointRecord) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+    old.unlink(missing_ok=True)
     try:
         os.link(path, old)
     except FileNotFoundError:
@@ -123,7 +124,12 @@ def write_checkpoint(directory: Path, record: CheckpointRecord) -> None:
     else:
         os.rename(tmp, path)
         os.rename(old, tmp)
-    sync_directory(directory)
+    try:
+        sync_directory(directory)
+    except OSError:
+        # On disk the old content may still be the checkpoint: it must not be written over.
+        tmp.unlink(missing_ok=True)
+        raise
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -1,13 +1,14 @@
 """The directory of the data file: its lock, its file names, and which of them counts after a crash.
 
-    data.mdb         the store. The file is as long as the map (sparse); its content ends at the last used
-    page. checkpoint       the last durable snapshot of data.mdb (see checkpoint.py). Always beside data.mdb.
-    checkpoint.tmp   the next checkpoint being written, or the blocks for it. checkpoint.old   a second name
-    of the checkpoint while it is replaced. data.mdb.next    a whole, synced store that is to take the place
-    of data.mdb. Whoever opens finishes the swap. data.mdb.tmp     a copy being written; worthless after a
-    crash. new.tmp/         a store being made for the first time; worthless after a crash. lock.mdb
-    LMDB's reader table; worthless when no process has it open. backend.lock     held by flock for as long as
-    a Backend is open.
+    data.mdb        the store; as long as the map (sparse), its content ends at the last used page
+    checkpoint      the last durable snapshot of data.mdb (see checkpoint.py); always beside data.mdb
+    checkpoint.tmp  the next checkpoint being written, or the blocks for it
+    checkpoint.old  a second name of the checkpoint while it is replaced
+    data.mdb.next   a whole, synced store about to replace data.mdb; whoever opens finishes the swap
+    data.mdb.tmp    a copy being written; worthless after a crash
+    new.tmp/        a store being made for the first time; worthless after a crash
+    lock.mdb        LMDB's reader table; worthless when no process has it open
+    backend.lock    held by flock for as long as a Backend is open
 
 Owns the order of renames. Knows nothing of LMDB's environment, tables or transactions.
 """

@@ -1,5 +1,4 @@
-"""The two meta pages of an LMDB 0.9 file: the little that must be known of its format to keep and restore a
-snapshot.
+"""The two meta pages of an LMDB 0.9 file: as much of its format as it takes to keep and restore a snapshot.
 
 A commit writes one of the first two pages, in turn; the one with the higher transaction id is the newest
 snapshot, and every other page is reached from it. So a copy of these pages *is* the snapshot, for as long as
@@ -7,9 +6,10 @@ nobody reuses its pages. Little endian and 64 bits: the layout of the machines r
 the magic number.
 
     page header 16B: page number 8, pad 2, flags 2, lower 2, upper 2
-    meta: magic 4, version 4, address 8, map size 8, free-list tree 48, main tree 48, last page 8, transaction
-    id 8 tree 48B: pad 4 (page size, in the free-list tree), flags 2, depth 2, branch 8, leaf 8, overflow 8,
-    entries 8, root 8
+    meta: magic 4, version 4, address 8, map size 8, free-list tree 48, main tree 48, last page 8,
+        transaction id 8
+    tree 48B: pad 4 (page size, in the free-list tree), flags 2, depth 2, branch 8, leaf 8, overflow 8,
+        entries 8, root 8
 
 Knows nothing of tables, checkpoints or the environment.
 """

@@ -1,8 +1,8 @@
 """Room on the file system: blocks reserved ahead of the last used page, and the pages that are free inside.
 
 With a writable map, a page of a sparse file that finds no block on a full disk kills the process (SIGBUS). So
-blocks are reserved first, and whoever wants to write asks `Reservation.reserve` whether its growth is
-covered.
+blocks are reserved first, and `Backend.reserve` tells whoever wants to write whether the growth is covered.
+On copy-on-write file systems (btrfs, ZFS) a reservation is only a hope; put the data directory elsewhere.
 
 Knows the data file by its descriptor only.
 """
@@ -62,37 +62,39 @@ class Reservation:
         raise NoSpaceError(f"the file system has no {missing} bytes more for the data file")
 
 
-_PAGE_HEADER: Final = Struct("<QHHHH")
-_OFFSETS_AT: Final = _PAGE_HEADER.size
-_NODE_HEADER: Final = Struct("<HHHH")
+_PAGE_HEADER: Final = Struct("<10xHH2x")
+"""Flags, and the offset behind the last node pointer. Node pointers (2B each) follow the header."""
+_BRANCH_NODE: Final = Struct("<HHH")
+"""Child page number, in three parts; the key is of no interest."""
+_LEAF_NODE: Final = Struct("<4xHHQQ")
+"""Flags, key size (8), key (transaction id), then the number of pages, or the page that holds it."""
 _U64: Final = Struct("<Q")
-_BRANCH: Final = 0x01
-_OVERFLOW_NODE: Final = 0x01
+_BRANCH_PAGE: Final = 0x01
+_BIG_DATA: Final = 0x01
 
 
 def count_free_pages(fd: int, meta: MetaPage) -> int:
     """Pages on the free list of a snapshot: LMDB will use them before the file grows (PY-31).
 
-    Reads the free-list tree: transaction id -> (number of pages 8B, page numbers 8B each). The snapshot must
-    stay pinned while this runs. Cost: one read per page of that tree, which is short unless a pin is old.
+    Reads the free-list tree: transaction id -> (number of pages 8B, page numbers 8B each). That is one entry
+    per transaction whose pages are not reused yet, so a checkpoint a second keeps it short; an old pin makes
+    it long. Nobody may commit while this runs.
     """
     if meta.free_root == NO_PAGE:
         return 0
     size, total, todo = meta.page_size, 0, [meta.free_root]
     while todo:
-        number = todo.pop()
-        page = os.pread(fd, size, number * size)
-        _, _, flags, lower, _ = _PAGE_HEADER.unpack_from(page)
-        # pad, flags and bounds were written by LMDB into a page that its meta page vouches for
-        for at in range(_OFFSETS_AT, lower, 2):
-            node = int.from_bytes(page[at : at + 2], "little")
-            low, high, node_flags, key_bytes = _NODE_HEADER.unpack_from(page, node)
-            if flags & _BRANCH:
-                todo.append(low | high << 16 | node_flags << 32)
-                continue
-            data = node + _NODE_HEADER.size + key_bytes
-            (value,) = _U64.unpack_from(page, data)
-            if node_flags & _OVERFLOW_NODE:
+        page = os.pread(fd, size, todo.pop() * size)
+        flags, lower = _PAGE_HEADER.unpack_from(page)
+        pointers = memoryview(page)[_PAGE_HEADER.size : lower].cast("H")
+        if flags & _BRANCH_PAGE:
+            for node in pointers:
+                low, middle, high = _BRANCH_NODE.unpack_from(page, node)
+                todo.append(low | middle << 16 | high << 32)
+            continue
+        for node in pointers:
+            node_flags, _, _, value = _LEAF_NODE.unpack_from(page, node)
+            if node_flags & _BIG_DATA:
                 (value,) = _U64.unpack(os.pread(fd, 8, value * size + _PAGE_HEADER.size))
             total += value
     return total

@@ -80,8 +80,8 @@ def run(argv: Sequence[str]) -> int:
         sys.stderr.write("raftkv: interrupted\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # `raftkv serve --help | head`: the reader has seen enough. The interpreter flushes stdout once more at
-        # its end, which must not fail again.
+        # `raftkv serve --help | head`: the reader has seen enough. The interpreter flushes stdout once more
+        # at its end, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     return code

@@ -155,7 +155,7 @@ def parse_log_rotation(text: str) -> LogRotation:
     flag = "--log-rotation-config-json"
     try:
         given: Any = json.loads(text)
-    except ValueError as why:
+    except (ValueError, RecursionError) as why:
         raise ConfigError(f"{flag} is not JSON: {why}") from None
     if not isinstance(given, dict):
         raise ConfigError(f"{flag} is not a JSON object", 'Write for example {"maxsize": 100}.')

@@ -29,7 +29,7 @@ class RotatingFile(logging.FileHandler):
     """Appends lines; before the line that would exceed max_size_bytes it starts a new file."""
 
     def __init__(self, filename: str, rotation: LogRotation) -> None:
-        super().__init__(filename, encoding="utf-8")
+        super().__init__(filename, encoding="utf-8", errors="backslashreplace")
         self._path = Path(self.baseFilename)
         self._rotation = rotation
         self._size_bytes = self._path.stat().st_size
@@ -59,13 +59,14 @@ class RotatingFile(logging.FileHandler):
         if self.stream is not None:
             self.stream.close()
             self.stream = None
-        # Counted from 0 even if the rename fails: then the old file goes on for another max_size_bytes,
-        # instead of a failing rename at every line.
+        # Counted from 0 even if the rename fails (a directory that became read-only): the old file then goes
+        # on for another max_size_bytes, instead of a failing rename at every line.
         self._size_bytes = 0
         try:
             os.rename(self._path, self._backup_name(time.time()))
-        finally:
-            self.stream = self._open()
+        except OSError:
+            pass
+        self.stream = self._open()
         if self._tidier is None or not self._tidier.is_alive():
             self._tidier = threading.Thread(target=self._tidy, name="log-rotation", daemon=True)
             self._tidier.start()

@@ -176,7 +176,7 @@ def _handler(log: LogConfig, output: str, environ: Mapping[str, str]) -> logging
         handler = RotatingFile(output, log.rotation)
     else:
         # "Watched": goes on in a new file when logrotate has moved the old one away.
-        handler = WatchedFileHandler(output, encoding="utf-8")
+        handler = WatchedFileHandler(output, encoding="utf-8", errors="backslashreplace")
     if log.format == "json":
         handler.setFormatter(JsonFormatter())
     else:

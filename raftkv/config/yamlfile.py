@@ -111,6 +111,8 @@ def _value(spelling: Spelling, node: yaml.Node) -> Any:
 def _scalar(node: yaml.Node, wanted: str) -> str:
     if not isinstance(node, yaml.ScalarNode):
         raise ValueError(f"{wanted} is needed here, not {_NODE_NAMES[type(node)]}")
+    if "\0" in node.value:
+        raise ValueError("a NUL character can be part of no setting")
     return str(node.value)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Final, cast
+from typing import Final
 
 from raftkv.backend.handles import ReadTxn, WriteTxn
 from raftkv.backend.schema import (
@@ -61,7 +61,7 @@ class Lessor:
         self._clock = None
         self._leases = {}
         with txn.cursor(self._tables.leases) as cursor:
-            for key, value in cast("Iterator[tuple[bytes, bytes]]", cursor.iternext()):
+            for key, value in cursor.iternext():
                 lease_id = unpack_lease_id(key)
                 self._leases[lease_id] = Lease(lease_id, *unpack_lease(value))
 
@@ -243,7 +243,7 @@ class Lessor:
         with txn.cursor(self._tables.lease_keys) as cursor:
             if not cursor.set_range(prefix):
                 return
-            for key, value in cast("Iterator[tuple[bytes, bytes]]", cursor.iternext()):
+            for key, value in cursor.iternext():
                 if not key.startswith(prefix):
                     return
                 yield key, unpack_lease_key(key, value)[1]

@@ -15,7 +15,7 @@ from raftkv.membership.errors import MemberExists, MemberNotFound, MemberRemoved
 from raftkv.pb import rpc_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from raftkv.backend import ReadTxn, Tables, WriteTxn
 
@@ -79,7 +79,7 @@ class Members:
         self._by_id = {member.id: member for member in members}
         self._removed = {unpack_u64(key) for key, _ in txn.cursor(self._tables.members_removed)}
 
-    def __iter__(self) -> Iterable[Member]:
+    def __iter__(self) -> Iterator[Member]:
         return iter(self._by_id.values())
 
     def __len__(self) -> int:

@@ -1,6 +1,8 @@
 """The multi-version key-value store, and the watch hub that spreads its events."""
 
 from raftkv.mvcc.errors import CompactedError, FutureRevisionError, KeyNotFoundError, MvccError
+from raftkv.mvcc.frames import KeyState
+from raftkv.mvcc.hashkv import HashResult, HashScan
 from raftkv.mvcc.query import Filters, RangeQuery
 from raftkv.mvcc.scan import RangeResult, RangeScan
 from raftkv.mvcc.store import Store
@@ -11,7 +13,10 @@ __all__ = [
     "CompactedError",
     "Filters",
     "FutureRevisionError",
+    "HashResult",
+    "HashScan",
     "KeyNotFoundError",
+    "KeyState",
     "LeaseMove",
     "MvccError",
     "RangeQuery",

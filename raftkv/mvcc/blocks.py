@@ -67,6 +67,10 @@ class Blocks:
         self._split_above = [2 * self._target] * len(self.starts)
         self._dirty.clear()
 
+    def rebind(self, tables: Tables) -> None:
+        """Goes on with the handles of a reopened environment that holds the same data."""
+        self._tables = tables
+
     def change(self, key: bytes, live: int, entries: int) -> None:
         """Adds to the counters of the block of `key`. Hot for creations."""
         starts = self.starts

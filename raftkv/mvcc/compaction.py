@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from raftkv.backend.handles import ReadTxn, WriteTxn
+from raftkv.backend.handles import Cursor, ReadTxn, WriteTxn
 from raftkv.backend.schema import (
     REVISION_BYTES,
     Meta,
-    Tables,
     pack_revision,
     pack_u64,
     short_key,
@@ -91,7 +90,7 @@ class Compaction:
         tables = store.tables
         end = pack_revision(self.scheduled, LAST_SUB)
         tombstones_below = pack_revision(self.scheduled, 0)
-        cursor = txn.cursor(tables.events)
+        cursor, history = txn.cursor(tables.events), txn.cursor(tables.history)
         bytes_left = SLICE_BYTES
         done = True
         found = cursor.set_range(self._position)
@@ -105,7 +104,7 @@ class Compaction:
                 break
             max_events -= 1
             bytes_left -= len(event)
-            self._supersede(txn, tables, revision, event, gone=revision < tombstones_below)
+            self._supersede(txn, history, revision, event, gone=revision < tombstones_below)
             found = cursor.set_range(revision + b"\x00")
         if done:
             self._move(txn, end)
@@ -118,16 +117,17 @@ class Compaction:
         self._position = position
         txn.put(Meta.COMPACT_POSITION, position, True, True, False, self._store.tables.meta)
 
-    def _supersede(self, txn: WriteTxn, tables: Tables, revision: bytes, event: bytes, *, gone: bool) -> None:
+    def _supersede(
+        self, txn: WriteTxn, history: Cursor, revision: bytes, event: bytes, *, gone: bool
+    ) -> None:
         """Removes what the event at `revision` makes superfluous: older revisions of its key, perhaps itself.
 
         `gone`: a tombstone is old enough to go.
         """
+        tables = self._store.tables
         key = event_key(event)
         short = short_key(key)
-        history = txn.cursor(tables.history)
-        # Older ones than what the previous event of this key left behind do not exist, so this loops rarely
-        # twice.
+        # Bounded: the event of this key before this one has already removed all but one of them.
         while history.set_key(short) and history.value() < revision:
             txn.delete(history.value(), b"", tables.events)
             history.delete()

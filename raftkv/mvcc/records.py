@@ -14,7 +14,7 @@ from raftkv.backend.errors import SchemaError
 from raftkv.backend.handles import Cursor, ReadTxn
 from raftkv.backend.schema import CURRENT_HEADER_BYTES, Tables, pack_revision, short_key
 from raftkv.mvcc.frames import DELETE_TYPE, KeyState, parse_event
-from raftkv.mvcc.userkeys import get_record
+from raftkv.mvcc.userkeys import get_record, walk
 
 LAST_SUB: Final = (1 << 32) - 1
 HEADER_BYTES: Final = CURRENT_HEADER_BYTES
@@ -71,3 +71,9 @@ def newest_state(txn: ReadTxn, tables: Tables, key: bytes) -> KeyState | None:
     """The newest revision of `key`, None when it is not alive."""
     record = get_record(txn, tables, key)
     return None if record is None or len(record) == HEADER_BYTES else parse_event(record[HEADER_BYTES:])
+
+
+def newest_states(txn: ReadTxn, tables: Tables, start: bytes, end: bytes | None) -> list[KeyState]:
+    """The live keys in [start, end) at their newest revision, in key order."""
+    entries = walk(txn, tables, start, end)
+    return [parse_event(record[HEADER_BYTES:]) for _, record in entries if len(record) > HEADER_BYTES]

@@ -18,8 +18,9 @@ from raftkv.backend.schema import KEY_CHUNK, Meta, Tables, unpack_revision, unpa
 from raftkv.mvcc.blocks import TARGET_ENTRIES, Blocks
 from raftkv.mvcc.compaction import Compaction
 from raftkv.mvcc.errors import CompactedError, FutureRevisionError
-from raftkv.mvcc.hashing import HashScan
-from raftkv.mvcc.records import HEADER_BYTES, frame_at, newest_state
+from raftkv.mvcc.hashkv import HashScan
+from raftkv.mvcc.query import interval
+from raftkv.mvcc.records import HEADER_BYTES, frame_at, newest_state, newest_states
 from raftkv.mvcc.scan import RangeResult, RangeScan
 from raftkv.mvcc.writer import Writer
 
@@ -75,6 +76,11 @@ class Store:
         )
         self.blocks.load(txn)
 
+    def rebind(self, tables: Tables) -> None:
+        """Goes on with the handles of a reopened environment that holds the same data (Defragment)."""
+        self.tables = tables
+        self.blocks.rebind(tables)
+
     def writer(self, txn: WriteTxn) -> Writer:
         """The writer of one apply batch. One at a time."""
         return Writer(self, txn)
@@ -109,6 +115,10 @@ class Store:
     def get(self, txn: ReadTxn, key: bytes) -> KeyState | None:
         """The key as it is now, None when it is not alive."""
         return newest_state(txn, self.tables, key)
+
+    def states(self, txn: ReadTxn, key: bytes, range_end: bytes) -> list[KeyState]:
+        """The live keys of an interval as they are now, in key order."""
+        return newest_states(txn, self.tables, *interval(key, range_end))
 
     def frame_at(self, txn: ReadTxn, key: bytes, revision: int) -> bytes | None:
         """The frame (12 len KeyValue) of `key` at `revision`; None when not alive then, or compacted

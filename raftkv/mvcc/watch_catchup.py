@@ -2,8 +2,8 @@
 
 A walk is a position in the `events` table with all the watchers it serves, so that a thousand watchers that
 ask for the same past cost one pass over it. Walks take turns in bounded slices: one from revision 1 does not
-hold up another that is nearly done. A walk stops where the next one stands and the two become one; nobody is
-ever taken back.
+hold up another that is nearly done. A walk that is close behind another catches up with it, stops where it
+stands, and the two become one; nobody is ever taken back.
 
 Owns where each walk stands, and how much one slice may do. Knows nothing of live watchers or of sinks that
 refuse; it reports what happened and the hub decides. Reads with the transaction it is handed, and keeps none
@@ -13,8 +13,7 @@ refuse; it reports what happened and the hub decides. Reads with the transaction
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import Final, NamedTuple, Protocol, cast
+from typing import Final, NamedTuple, Protocol
 
 from raftkv.backend.handles import Db, ReadTxn
 from raftkv.backend.schema import pack_revision
@@ -79,7 +78,7 @@ class Catchup:
         self._walks: deque[Walk] = deque()
         """In the order of their turns. At most MAX_WALKS."""
         self._waiting: dict[Watcher, None] = {}
-        """Watchers without a walk; only while there are MAX_WALKS. Bounded by the number of watchers."""
+        """Watchers that found MAX_WALKS under way, until one of these ends. Bounded by the number of watchers."""
 
     def __bool__(self) -> bool:
         return bool(self._walks)
@@ -115,14 +114,20 @@ class Catchup:
         return self._walks[0] if self._walks else None
 
     def put_back(self) -> None:
-        """The head has had its turn. If it now stands where another walk does, the two become one."""
+        """The head has had its turn. If it now stands where another walk does, the two become one. If it is
+        close behind one, it goes on at once: walks take turns at one speed, so they would never meet."""
         walk = self._walks.popleft()
+        close_behind = False
         for other in self._walks:
-            if other.position == walk.position:
+            ahead = other.position - walk.position
+            if ahead == 0:
                 move_all(walk.roster, other.roster)
-                self._start_waiting()
                 return
-        self._walks.append(walk)
+            close_behind = close_behind or 0 < ahead <= SLICE_REVISIONS
+        if close_behind:
+            self._walks.appendleft(walk)
+        else:
+            self._walks.append(walk)
 
     def retire(self) -> None:
         """The head has nothing left to do."""
@@ -152,7 +157,7 @@ class Catchup:
         with txn.cursor(self._events) as cursor:
             if not cursor.set_range(pack_revision(walk.position, 0)):
                 return Slice(hits, beyond, scanned)
-            for revision_key, event in cast("Iterator[tuple[bytes, bytes]]", cursor.iternext()):
+            for revision_key, event in cursor.iternext():
                 revision = int.from_bytes(revision_key[:8], "big")
                 if revision != reading:
                     if revision >= beyond:

@@ -44,7 +44,16 @@ _MOD_TAG: Final = 0x18
 class SharedEvent:
     """One event and the forms that watchers have asked for so far."""
 
-    __slots__ = ("_plain", "_with_prev", "event", "kind", "prev_frame", "revision")
+    __slots__ = (
+        "_alone",
+        "_alone_with_prev",
+        "_plain",
+        "_with_prev",
+        "event",
+        "kind",
+        "prev_frame",
+        "revision",
+    )
 
     def __init__(self, revision: int, event: bytes, prev_frame: bytes | None) -> None:
         self.revision = revision
@@ -54,6 +63,8 @@ class SharedEvent:
         """The variant bit that keeps this event away (W-58)."""
         self._plain: bytes | None = None
         self._with_prev: bytes | None = None
+        self._alone: EventBatch | None = None
+        self._alone_with_prev: EventBatch | None = None
 
     def plain(self) -> bytes:
         """`5a len Event`, without prev_kv."""
@@ -72,6 +83,18 @@ class SharedEvent:
         if entry is None:
             entry = self._with_prev = framed(_ENTRY_TAG, self.event + _PREV_TAG + prev_frame[1:])
         return entry
+
+    def alone(self, header_revision: int, with_prev: bool) -> EventBatch:
+        """The batch of just this event. An event lives for one round of deliveries, so it has one header."""
+        batch = self._alone_with_prev if with_prev else self._alone
+        if batch is None:
+            entry = self.with_prev() if with_prev else self.plain()
+            batch = EventBatch(header_revision, self.revision, self.revision, [entry])
+            if with_prev:
+                self._alone_with_prev = batch
+            else:
+                self._alone = batch
+        return batch
 
 
 class EventBatch:
@@ -106,11 +129,16 @@ class EventBatch:
 
 
 def make_batch(header_revision: int, events: Sequence[SharedEvent], variant: int) -> EventBatch | None:
-    """The batch that watchers of this variant get; None when their filters leave nothing (W-58)."""
+    """The batch that watchers of this variant get; None when their filters leave nothing (W-58).
+
+    A lone event has one batch for all ranges it is in, however many they are.
+    """
     if variant & (NOPUT | NODELETE):
         events = [event for event in events if not event.kind & variant]
         if not events:
             return None
+    if len(events) == 1:
+        return events[0].alone(header_revision, bool(variant & WITH_PREV))
     if variant & WITH_PREV:
         entries = [event.with_prev() for event in events]
     else:

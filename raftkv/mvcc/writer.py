@@ -14,14 +14,14 @@ again. Knows nothing of leases' existence (PUT-02) or permissions: apply has che
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 from raftkv.backend.handles import WriteTxn
 from raftkv.backend.schema import CURRENT_HEADER, KEY_CHUNK, REVISION_BYTES, short_key
 from raftkv.mvcc.errors import KeyNotFoundError
-from raftkv.mvcc.frames import KeyState, delete_event, number, parse_event, put_frame
+from raftkv.mvcc.frames import KeyState, delete_event, number, put_frame
 from raftkv.mvcc.query import RangeQuery, interval
-from raftkv.mvcc.records import HEADER_BYTES, newest_state
+from raftkv.mvcc.records import HEADER_BYTES, newest_state, newest_states
 from raftkv.mvcc.scan import RangeResult, RangeScan
 from raftkv.mvcc.userkeys import get_record, put_record, walk
 
@@ -32,28 +32,16 @@ _pack_header = CURRENT_HEADER.pack
 _unpack_header = CURRENT_HEADER.unpack_from
 
 
-class Change(NamedTuple):
-    """One event of a revision, as the watch hub takes it. The Writer makes plain tuples of this shape."""
+Change: TypeAlias = tuple[bytes, bytes, bytes | None, bool, bool]
+"""One event, for the watch hub: (key, event, prev, is_create, is_delete).
 
-    key: bytes
-    event: bytes
-    """The stored Event bytes: for a put the frame, for a delete `08 01` + a frame of key and mod_revision."""
-    prev: bytes | None
-    """The frame of the KeyValue before the change; None if there was none."""
-    is_create: bool
-    is_delete: bool
+`event` is the stored Event bytes: for a put the frame, for a delete `08 01` and a frame of key and
+mod_revision. `prev` is the frame of the KeyValue before the change, None if there was none. A plain tuple:
+one is made per put.
+"""
 
-
-class LeaseMove(NamedTuple):
-    """A key changed its lease (0 = none); the Writer makes plain tuples of this shape."""
-
-    key: bytes
-    old: int
-    new: int
-
-
-ChangeTuple = tuple[bytes, bytes, bytes | None, bool, bool]
-LeaseMoveTuple = tuple[bytes, int, int]
+LeaseMove: TypeAlias = tuple[bytes, int, int]
+"""A key changed its lease: (key, old lease, new lease), 0 = none."""
 
 
 class Writer:
@@ -94,12 +82,12 @@ class Writer:
         self._sub = 0
         self._created = self._mod = b""
         """Encoded KeyValue fields shared by the puts of one main revision: create, mod, version 1 for new
-        keys; mod and the tag of version for others."""
-        self._changes: list[ChangeTuple] = []
-        self.events: list[tuple[int, list[ChangeTuple]]] = []
+        keys; mod and the tag of version for others. Empty until the first put of a request."""
+        self._changes: list[Change] = []
+        self.events: list[tuple[int, list[Change]]] = []
         """(main revision, its changes in sub order), ascending. Bounded by the batch, which its caller
         bounds."""
-        self.lease_moves: list[LeaseMoveTuple] = []
+        self.lease_moves: list[LeaseMove] = []
         """(key, old lease, new lease) where these differ, in order of execution. The caller empties it when
         read."""
         self.puts = 0
@@ -109,6 +97,7 @@ class Writer:
         """Starts a request: the next change gets main revision current + 1, sub revision 0."""
         self._main = self._store.current_revision + 1
         self._sub = 0
+        self._mod = b""
 
     def end(self) -> int:
         """Ends the request. Returns the revision for its header: its own, or the current one if it changed
@@ -134,7 +123,7 @@ class Writer:
         old = self._get(key) if is_short else get_record(self._txn, self._tables, key)
         main = self._main
         sub = self._sub
-        if not sub:
+        if not self._mod:
             encoded = number(main)
             self._mod = b"\x18" + encoded + b"\x20"
             self._created = b"\x10" + encoded + self._mod + b"\x01"
@@ -156,6 +145,7 @@ class Writer:
             put_record(self._txn, self._tables, key, header + frame)
         if old is not None:
             self._put_history(key if is_short else short_key(key), old[:REVISION_BYTES])
+        # The header begins with the revision, in the bytes of a key of `events`.
         is_new = self._append_event(header[:REVISION_BYTES], frame, True, True, True)
         assert is_new, "a revision is used twice: the store was not loaded after an abort"
         self._changes.append((key, frame, prev, prev is None, False))
@@ -218,8 +208,7 @@ class Writer:
 
     def states(self, key: bytes, range_end: bytes) -> list[KeyState]:
         """The live keys of an interval, as they are now: what a compare with range_end looks at (TXN-33)."""
-        entries = walk(self._txn, self._tables, *interval(key, range_end))
-        return [parse_event(record[HEADER_BYTES:]) for _, record in entries if len(record) > HEADER_BYTES]
+        return newest_states(self._txn, self._tables, *interval(key, range_end))
 
     def range(self, query: RangeQuery) -> RangeResult:
         """Reads at the request's own revision after its first change, else at current (TXN-41).

@@ -32,8 +32,18 @@ def after_acknowledgement(raft: Raft) -> bool:
         return False
     if raft.read_only.held:
         reads.release_held(raft)
-    sending.bcast_append(raft)
+    raft.commit_news = True
     return True
+
+
+def tell_commit(raft: Raft) -> None:
+    """Just before the messages leave: whoever was not told the commit index by an append or a
+    heartbeat that leaves anyway gets an append for it. Under load the next batch carries it."""
+    raft.commit_news = False
+    committed = raft.log.committed
+    for peer in raft.tracker.peers:
+        if raft.tracker.progress[peer].can_commit_more(committed):
+            sending.send_append(raft, peer)
 
 
 def on_append_resp(raft: Raft, message: Message) -> None:

@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 from . import acknowledgements, dispatch, elections, membership, sending, transfer
 from .confchange import check
 from .config import Config, Rng
-from .errors import BadConfChange, LogDamaged
+from .errors import BadConfChange, BadMessage, LogDamaged
 from .log import RaftLog
 from .progress import ProgressState
 from .read_only import ReadOnly
@@ -45,12 +45,17 @@ Handler: TypeAlias = "Callable[[Raft, Message], None]"
 _FROM_LEADER: Final = frozenset({MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP})
 """Only the leader of the message's term sends these (Election Safety), so they tell who leads."""
 
+_WITHOUT_TERM: Final = frozenset({MessageType.PROP, MessageType.READ_INDEX})
+"""Requests of clients on their way: good for whoever leads when they arrive. All others pass the
+comparison of terms, on which everything rests."""
+
 _VOTE_REQUESTS: Final = frozenset({MessageType.VOTE, MessageType.PRE_VOTE})
 
 
 class Raft:
     __slots__ = (
         "after_sync",
+        "commit_news",
         "config",
         "election_elapsed",
         "heartbeat_elapsed",
@@ -107,6 +112,8 @@ class Raft:
         once this is applied (thesis §4.1)."""
         self.uncommitted_bytes = 0
         """Leader only: data of the entries proposed in this term and not yet handed out as committed."""
+        self.commit_news = False
+        """Leader only: the commit index rose, and followers may not have been told."""
         self.election_elapsed = 0
         """Ticks since we heard of a leader, or since the leader last checked its quorum."""
         self.heartbeat_elapsed = 0
@@ -230,6 +237,8 @@ class Raft:
             elif message.term < self.term:
                 self._answer_older_term(message)
                 return
+        elif message.type not in _WITHOUT_TERM:
+            raise BadMessage(f"{message.sender} sent a message without a term")
         kind = message.type
         if kind in _VOTE_REQUESTS:
             elections.on_vote_request(self, message)
@@ -314,6 +323,7 @@ class Raft:
         self.lead_transferee = NOBODY
         self.pending_conf_index = 0
         self.uncommitted_bytes = 0
+        self.commit_news = False
         self.election_elapsed = self.heartbeat_elapsed = self.save_elapsed = 0
         self._draw_timeout()
         self.tracker.votes = {}

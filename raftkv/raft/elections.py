@@ -13,7 +13,7 @@ from .types import NOBODY, EntryType, Message, MessageType, Role
 if TYPE_CHECKING:
     from .core import Raft
 
-_SCAN_BYTES = 1 << 20
+_SCAN_BYTES: Final = 1 << 20
 
 
 def campaign(raft: Raft) -> None:
@@ -98,11 +98,13 @@ def on_vote_request(raft: Raft, message: Message) -> None:
         if grant:
             reply.term = message.term  # in our own, perhaps older, term it would be dropped as late
         return
-    if grant:
-        # The vote goes to disk before the answer goes out. After a crash in between, the node would
-        # not remember it and could vote again in the same term (thesis §3.8).
-        raft.vote = message.sender
-        raft.election_elapsed = 0
+    if not grant:
+        raft.send(answer(raft, message, grant))  # a refusal promises nothing
+        return
+    # The vote goes to disk before the answer goes out. After a crash in between, the node would
+    # not remember it and could vote again in the same term (thesis §3.8).
+    raft.vote = message.sender
+    raft.election_elapsed = 0
     raft.send_after_sync(answer(raft, message, grant))
 
 

@@ -47,7 +47,8 @@ def _reject(raft: Raft, message: Message) -> None:
     """Say where the logs may match at best, so that the leader skips whole terms."""
     hint = min(message.index, raft.log.last_index)
     hint, hint_term = raft.log.find_conflict_by_term(hint, message.log_term)
-    raft.send_after_sync(
+    # A refusal promises nothing, so it need not wait for the disk.
+    raft.send(
         Message(
             MessageType.APP_RESP,
             message.sender,
@@ -81,8 +82,8 @@ def on_heartbeat(raft: Raft, message: Message) -> None:
 
 
 def on_snapshot(raft: Raft, message: Message) -> None:
-    if message.snapshot is None:
-        raise BadMessage(f"{message.sender} sent a snapshot message without a snapshot")
+    if message.snapshot is None or message.snapshot.term > message.term:
+        raise BadMessage(f"{message.sender} sent no snapshot, or one of a term newer than its own")
     follow_sender(raft, message)
     _restore(raft, message)
     _acknowledge(raft, message, raft.log.committed)

@@ -35,9 +35,10 @@ def _lead_on(raft: Raft) -> None:
     if raft.lead_transferee and raft.lead_transferee not in tracker.voters:
         transfer.abort(raft)
     # With fewer voters, what is there already may be a quorum now: for entries and for reads.
-    if not acknowledgements.after_acknowledgement(raft):
-        for peer in tracker.peers:
-            sending.send_append(raft, peer, if_empty=False)
+    acknowledgements.after_acknowledgement(raft)
+    for peer in tracker.peers:
+        # Even without entries to whom we know nothing of: its refusal tells what it needs.
+        sending.send_append(raft, peer, if_empty=not tracker.progress[peer].match)
     if raft.read_only.waiting:
         reads.answer_confirmed(raft)
 

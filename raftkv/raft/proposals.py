@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import sending
 from .confdata import decode_conf_change
-from .errors import BadConfChange, ProposalDropped
+from .errors import BadConfChange, BadMessage, ProposalDropped
 from .types import NOBODY, Entry, EntryType, Message, MessageType
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def on_propose(raft: Raft, message: Message) -> None:
-    """Leader."""
+    """Leader. A follower has nothing to forward when nothing is proposed."""
+    if not message.entries:
+        raise BadMessage(f"{message.sender} forwarded a proposal without entries")
     propose(raft, message.entries)
 
 
@@ -36,8 +38,12 @@ def propose(raft: Raft, entries: Sequence[Entry]) -> None:
         entries = _admit_conf_changes(raft, entries)
     term, index = raft.term, raft.log.last_index
     numbered = []
+    size = (
+        0  # anew: a change that was not admitted has lost its data, and only what is appended is ever freed
+    )
     for entry in entries:
         index += 1
+        size += len(entry.data)
         numbered.append(Entry(term, index, entry.type, entry.data))
     _append(raft, numbered, size)
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import elections, membership, proposals, reads, transfer
+from . import acknowledgements, elections, membership, proposals, reads, transfer
 from .confdata import encode_conf_change
 from .config import Config, Rng
 from .core import Raft
@@ -101,8 +101,10 @@ class RawNode:
         """Ask for one log entry per payload, in this order, all or none. Raises ProposalDropped.
 
         Not raising promises nothing: an entry counts when it comes back in committed_entries. An
-        empty payload is legal, but looks there like a new leader's first entry.
+        empty payload is legal, but looks there like a new leader's first entry. No payloads: nothing.
         """
+        if not payloads:
+            return
         raft = self._raft
         if raft.role is Role.LEADER:
             proposals.propose_data(raft, payloads)
@@ -189,6 +191,7 @@ class RawNode:
         hard, soft, log = self._hard, self._soft, raft.log
         return bool(
             raft.messages
+            or raft.commit_news
             or raft.after_sync
             or raft.read_states
             or log.has_committed
@@ -207,6 +210,8 @@ class RawNode:
         soft = None
         if raft.lead != self._soft.lead or raft.role is not self._soft.role:
             soft = self._soft = raft.soft_state
+        if raft.commit_news:
+            acknowledgements.tell_commit(raft)
         messages, raft.messages = raft.messages, []
         after_sync, raft.after_sync = raft.after_sync, []
         read_states, raft.read_states = raft.read_states, []
@@ -266,7 +271,8 @@ class RawNode:
 
     @property
     def reads_at_once(self) -> bool:
-        """This node leads, is the whole quorum, and has committed in its term: `committed` is a read index (RF-32)."""
+        """`committed` is a read index now: this node leads, alone is the quorum, and has committed in
+        its term (RF-32)."""
         raft = self._raft
         return raft.role is Role.LEADER and raft.tracker.is_single_voter and raft.committed_in_term
 

@@ -58,7 +58,7 @@ class Http2Connection(Generic[S]):
         "partial_bytes",
         "peer_gone",
         "stats",
-        "stream_low_bytes",
+        "stream_refill_bytes",
         "stream_window_bytes",
         "streams",
     )
@@ -66,15 +66,15 @@ class Http2Connection(Generic[S]):
     def __init__(self, limits: Limits, stats: Stats, wake: Callable[[], None], now: float) -> None:
         self.limits = limits
         self.stats = stats
-        self.outbox = Outbox(wake)
+        self.outbox = Outbox(wake, limits.stream_low_bytes)
         self.now = now
         """Of the event being handled, in the loop's time."""
         self.streams: dict[int, S] = {}
-        """Open in either direction. Bounded by SETTINGS_MAX_CONCURRENT_STREAMS and Limits.max_queued_bytes."""
+        """Open in either direction. Bounded by Limits.max_concurrent_streams and max_queued_bytes."""
         self.last_peer_stream = 0
         """Highest stream that the peer opened (never for a client)."""
         self.closing = False
-        """GOAWAY for an error is out: nothing is parsed any more, the owner writes what is left and closes."""
+        """GOAWAY for an error is out: nothing more is parsed, the owner writes what is left and closes."""
         self.closed = False
         """The transport is gone."""
         self.peer_gone = False
@@ -83,7 +83,7 @@ class Http2Connection(Generic[S]):
         """Of messages not yet complete, over all streams. Bounded by Limits.max_partial_bytes."""
         self.last_received_at = now
         self.stream_window_bytes = limits.recv_window_bytes
-        self.stream_low_bytes = limits.recv_window_bytes // 2
+        self.stream_refill_bytes = limits.recv_window_bytes // 2
         self._recv_window = limits.recv_window_bytes
         self._recv_low = limits.recv_window_bytes // 2
         self._tail = b""
@@ -91,7 +91,7 @@ class Http2Connection(Generic[S]):
         self._incomplete_since: float | None = None
         """Since when a frame or header block has been incomplete at the end of what was received."""
         self._block: list[bytes] | None = None
-        """Fragments of a header block whose end has not come; nothing else may come before it (section 4.3)."""
+        """Fragments of a header block whose end has not come: nothing else may come before it."""
         self._block_stream = 0
         self._block_flags = 0
         self._block_cost = 0
@@ -108,7 +108,7 @@ class Http2Connection(Generic[S]):
     # --- what the owner of the transport calls
 
     def receive_data(self, data: bytes, now: float) -> None:
-        """Take what the transport read. Whatever is wrong with it ends in the outbox, never in an exception."""
+        """Take what the transport read. Whatever is wrong with it is answered, never raised."""
         if self.closing or self.closed:
             return
         self.now = self.last_received_at = now
@@ -144,9 +144,7 @@ class Http2Connection(Generic[S]):
         if self.closed:
             return
         self.closed = True
-        for stream in list(self.streams.values()):
-            self.forget(stream)
-            stream.on_reset(ErrorCode.CANCEL)
+        self._disconnect_streams("connection lost")
         self.outbox.parts.clear()
 
     def on_tick(self, now: float) -> None:
@@ -177,9 +175,13 @@ class Http2Connection(Generic[S]):
             logger.info("http2 connection ended", extra={"kv": {"code": code.name, "reason": text}})
         self.stats.goaways_sent += 1
         self.outbox.control(frames.goaway(self.last_peer_stream, code, text.encode()))
+        self._disconnect_streams(f"connection given up: {text}")
+
+    def _disconnect_streams(self, text: str) -> None:
         for stream in list(self.streams.values()):
-            self.forget(stream)
-            stream.on_reset(ErrorCode.CANCEL)
+            if stream.id in self.streams:
+                self.forget(stream)
+                stream.on_disconnect(text)
 
     # --- what streams call
 
@@ -228,6 +230,9 @@ class Http2Connection(Generic[S]):
 
     def _on_goaway(self, last_stream_id: int, code: int, debug: bytes) -> None:
         raise NotImplementedError
+
+    def _on_begun(self) -> None:
+        """The peer's first SETTINGS have been applied."""
 
     def _on_setting(self, key: int, value: int) -> None:
         """A setting that only concerns one role."""
@@ -296,7 +301,7 @@ class Http2Connection(Generic[S]):
         if not payload:
             self._gauges["empty frames"].hit(self.now)
         stream.on_data(payload, False)
-        if stream.recv_window < self.stream_low_bytes and stream_id in self.streams:
+        if stream.recv_window < self.stream_refill_bytes and stream_id in self.streams:
             self.outbox.control(
                 frames.window_update(stream_id, self.stream_window_bytes - stream.recv_window)
             )
@@ -388,10 +393,12 @@ class Http2Connection(Generic[S]):
             self._check_begun()
             self._settings_acked = True
             return
-        self._settings_seen = True
         for key, value in frames.parse_settings(payload):
             self._apply_setting(key, value)
         self.outbox.control(frames.SETTINGS_ACK)
+        if not self._settings_seen:
+            self._settings_seen = True
+            self._on_begun()
 
     def _apply_setting(self, key: int, value: int) -> None:
         """One setting of the peer, checked as section 6.5.2 says. Unknown ones are ignored."""
@@ -474,16 +481,19 @@ class Http2Connection(Generic[S]):
             outbox.line_up(stream)
 
 
-_HANDLERS: Final = (
-    Http2Connection._on_data,
-    Http2Connection._on_headers,
-    Http2Connection._on_priority,
-    Http2Connection._on_rst_stream,
-    Http2Connection._on_settings,
-    Http2Connection._on_push_promise,
-    Http2Connection._on_ping_frame,
-    Http2Connection._on_goaway_frame,
-    Http2Connection._on_window_update,
-    Http2Connection._on_continuation,
+_HANDLERS: Final = tuple(
+    getattr(Http2Connection, name)
+    for name in (
+        "_on_data",
+        "_on_headers",
+        "_on_priority",
+        "_on_rst_stream",
+        "_on_settings",
+        "_on_push_promise",
+        "_on_ping_frame",
+        "_on_goaway_frame",
+        "_on_window_update",
+        "_on_continuation",
+    )
 )
 """Indexed by frame type (RFC 9113 section 6)."""

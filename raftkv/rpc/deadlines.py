@@ -1,6 +1,7 @@
 """Deadlines of many calls by one coarse sweep instead of one timer each.
 
-Owns which call expires in which tick of 10 ms. Knows no clock: the owner is asked for a wake-up and hands in the time.
+Owns which call expires in which tick of 10 ms. Knows no clock: the owner is asked for a
+wake-up and hands in the time.
 """
 
 from __future__ import annotations

@@ -74,17 +74,20 @@ class Outbox:
         "payload_sent",
         "queued_bytes",
         "ring",
+        "stream_low_bytes",
         "turn_room",
         "wake",
         "window",
         "writable",
     )
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], stream_low_bytes: int) -> None:
+        self.stream_low_bytes = stream_low_bytes
+        """Limits.stream_low_bytes: below it a throttled stream is told to go on."""
         self.wake = wake
         """Asks the owner to call `take` soon; called once until it does."""
         self.awake = False
-        self.parts: list[bytes] = []
+        self.parts: list[bytes | memoryview] = []
         self.window = DEFAULT_WINDOW
         """What the peer lets the connection send. Never negative: only DATA that fits is built."""
         self.initial_window = DEFAULT_WINDOW
@@ -95,8 +98,8 @@ class Outbox:
         """A message up to this size may go to `parts` directly if the windows let it; 0 while paused."""
         self.paused = False
         self.turn_room = TURN_BYTES
-        """Stream messages that may still go to `parts` directly before the next `take`; the rest queue, so that
-        a fast producer meets its high mark. May go below zero by one message."""
+        """Stream messages that may still go to `parts` directly before the next `take`; the rest queue, so
+        that a fast producer meets its high mark. May go below zero by one message."""
         self.ring: deque[Stream] = deque()
         """Streams with something queued and a window to send it. Bounded by the number of streams."""
         self.queued_bytes = 0
@@ -218,7 +221,7 @@ class Outbox:
                     view = memoryview(chunk)
                     size = room - sent
                     chunks[0] = view[size:]
-                    parts.append(view[:size])  # type: ignore[arg-type]  # joined like bytes
+                    parts.append(view[:size])
                 else:
                     chunks.popleft()
                     parts.append(chunk)
@@ -231,7 +234,7 @@ class Outbox:
             stream.send_window -= sent
             stream.queued_bytes -= sent
             self.payload_sent = True
-            if stream.throttled and stream.queued_bytes < stream.low_bytes:
+            if stream.throttled and stream.queued_bytes < self.stream_low_bytes:
                 stream.throttled = False
                 self.writable.append(stream)
             if flags:

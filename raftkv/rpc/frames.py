@@ -110,7 +110,7 @@ SETTINGS_ACK: Final = frame(SETTINGS, ACK, 0)
 
 
 def parse_settings(payload: bytes) -> list[tuple[int, int]]:
-    """Identifier and value of each setting. Raises Http2Error unless the payload is a multiple of six bytes."""
+    """Identifier and value of each setting. Raises Http2Error unless they are whole."""
     if len(payload) % 6:
         raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS payload is not a multiple of six bytes")
     return list(_SETTING.iter_unpack(payload))

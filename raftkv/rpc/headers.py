@@ -10,7 +10,7 @@ result is remembered under its bytes and a busy client costs one dict look-up pe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final, Generic, TypeVar
 
 from hpack.huffman_constants import REQUEST_CODES_LENGTH
@@ -49,15 +49,18 @@ class HeaderReader(Generic[T]):
     def read(self, block: bytes) -> T:
         """Decode a block that is not remembered. Raises Http2Error: what cannot be decoded leaves the two
         tables out of step, so it ends the connection (RFC 9113 section 4.3)."""
+        # Before decoding: the decoder aborts in native code on a block that is cut short.
+        changes, huffman = _walk(block)
         try:
             headers = self._decoder.decode(block, True)
         except OversizedHeaderListError as error:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "header list too large") from error
         except HPACKError as error:
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, str(error)) from error
-        changed = _changes_table(block, headers)
+        for field, part, length, last_octet in huffman:
+            _check_padding(headers[field][part], length, last_octet)
         value = self._interpret(headers)
-        if changed:
+        if changes:
             self.remembered.clear()
         elif len(block) <= REMEMBERED_BLOCK_BYTES:
             if len(self.remembered) >= REMEMBERED_BLOCKS:
@@ -66,72 +69,73 @@ class HeaderReader(Generic[T]):
         return value
 
 
-def _changes_table(block: bytes, headers: list[Header]) -> bool:
-    """Whether a decoded block inserted into the dynamic table or resized it.
+HuffmanString = tuple[int, int, int, int]
+"""Field number, 0 for its name and 1 for its value, encoded length, last byte."""
 
-    Also checks what the decoder lets pass and RFC 7541 forbids: a size update after the first field
-    (section 4.2) and Huffman padding that is not all ones (section 5.2). Lengths need no check: the decoder
-    has been over them.
+
+def _walk(block: bytes) -> tuple[bool, list[HuffmanString]]:
+    """Whether a block will insert into the dynamic table or resize it, and its Huffman strings.
+
+    Checks the structure of every field (RFC 7541 section 6) and that no size update follows one (section 4.2).
     """
-    changed = False
+    changes = False
+    huffman: list[HuffmanString] = []
     pos = 0
     field = 0
     size = len(block)
-    while True:
-        run = _INDEXED.match(block, pos).end()  # type: ignore[union-attr]  # matches the empty run too
-        field += run - pos
-        pos = run
-        if pos == size:
-            return changed
-        first = block[pos]
-        if first == 0xFF:
-            _, pos = _read_integer(block, pos, 0x7F)
-        elif first & 0xE0 == 0x20:
-            if field:
-                raise Http2Error(ErrorCode.COMPRESSION_ERROR, "table size update after a field")
-            changed = True
-            _, pos = _read_integer(block, pos, 0x1F)
-            continue
-        else:
-            mask = 0x0F
-            if first & 0x40:
-                changed = True
-                mask = 0x3F
-            index, pos = _read_integer(block, pos, mask)
-            header = headers[field]
-            if not index:
-                pos = _skip_string(block, pos, header[0])
-            pos = _skip_string(block, pos, header[1])
-        field += 1
+    try:
+        while True:
+            run = _INDEXED.match(block, pos).end()  # type: ignore[union-attr]  # matches the empty run too
+            field += run - pos
+            pos = run
+            if pos >= size:
+                break
+            first = block[pos]
+            if first == 0xFF:
+                _, pos = _read_integer(block, pos, 0x7F)
+            elif first & 0xE0 == 0x20:
+                if field:
+                    raise Http2Error(ErrorCode.COMPRESSION_ERROR, "table size update after a field")
+                changes = True
+                _, pos = _read_integer(block, pos, 0x1F)
+                continue
+            else:
+                changes = changes or first >= 0x40
+                index, pos = _read_integer(block, pos, 0x3F if first & 0x40 else 0x0F)
+                for part in (1,) if index else (0, 1):
+                    is_huffman = block[pos] >= 0x80
+                    length, pos = _read_integer(block, pos, 0x7F)
+                    pos += length
+                    if is_huffman and length:
+                        huffman.append((field, part, length, block[pos - 1]))
+            field += 1
+    except IndexError:
+        pos = size + 1
+    if pos > size:
+        raise Http2Error(ErrorCode.COMPRESSION_ERROR, "header block ends within a field")
+    return changes, huffman
 
 
 def _read_integer(block: bytes, pos: int, mask: int) -> tuple[int, int]:
-    """An integer with a prefix (RFC 7541 section 5.1) and the position after it."""
+    """An integer with a prefix (RFC 7541 section 5.1) and the position after it. May raise IndexError."""
     value = block[pos] & mask
     pos += 1
     if value < mask:
         return value, pos
-    shift = 0
-    while True:
+    for shift in (0, 7, 14, 21):
         octet = block[pos]
         pos += 1
         value += (octet & 0x7F) << shift
         if octet < 0x80:
             return value, pos
-        shift += 7
+    raise Http2Error(ErrorCode.COMPRESSION_ERROR, "integer too large")
 
 
-def _skip_string(block: bytes, pos: int, text: bytes) -> int:
-    """The position after a string literal that was decoded to `text`."""
-    huffman = block[pos] & 0x80
-    length, pos = _read_integer(block, pos, 0x7F)
-    end = pos + length
-    if huffman and length:
-        padding = 8 * length - sum(text.translate(_HUFFMAN_BITS))
-        ones = (1 << padding) - 1
-        if block[end - 1] & ones != ones:
-            raise Http2Error(ErrorCode.COMPRESSION_ERROR, "Huffman padding is not all ones")
-    return end
+def _check_padding(text: bytes, length: int, last_octet: int) -> None:
+    """Huffman padding is all ones (RFC 7541 section 5.2); the decoder has checked that it is short enough."""
+    ones = (1 << 8 * length - sum(text.translate(_HUFFMAN_BITS))) - 1
+    if last_octet & ones != ones:
+        raise Http2Error(ErrorCode.COMPRESSION_ERROR, "Huffman padding is not all ones")
 
 
 _NAME_IS_VALID: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
@@ -148,7 +152,7 @@ class MalformedHeadersError(Exception):
 
 
 class HeaderFields:
-    """A checked header list. `pseudo` holds the fields that begin with a colon, `fields` the rest in order."""
+    """A checked header list. `pseudo` holds the fields that begin with a colon, `fields` the others."""
 
     __slots__ = ("content_length", "fields", "pseudo")
 
@@ -203,29 +207,27 @@ def check_request_trailers(headers: list[Header]) -> None:
 
 
 class HeaderWriter:
-    """Encodes request heads for the channel, remembering blocks of all-indexed fields until the table changes."""
+    """Encodes request heads for the channel. Remembers all-indexed blocks until the table changes."""
 
-    __slots__ = ("_encoder", "_remembered")
+    __slots__ = ("_encoder", "remembered")
 
     def __init__(self) -> None:
         self._encoder = Encoder()
-        self._remembered: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
+        self.remembered: Final[dict[Hashable, bytes]] = {}
+        """Callers look here first, under the key that they give `encode` on a miss."""
 
     def resize_table(self, size_bytes: int) -> None:
         """The peer's SETTINGS_HEADER_TABLE_SIZE. More than the default is not used."""
         self._encoder.header_table_size = min(size_bytes, 4096)
-        self._remembered.clear()
+        self.remembered.clear()
 
-    def encode(self, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-        block = self._remembered.get(headers)
-        if block is None:
-            block = bytes(self._encoder.encode([(name, value, False) for name, value in headers]))
-            if _INDEXED.fullmatch(block):
-                if len(self._remembered) >= REMEMBERED_BLOCKS:
-                    self._remembered.clear()
-                self._remembered[headers] = block
-            else:
-                self._remembered.clear()
+    def encode(self, key: Hashable, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+        """The block must be sent, and in the order of encoding: it may have changed the peer's table."""
+        block = bytes(self._encoder.encode([(name, value, False) for name, value in headers]))
+        if not _INDEXED.fullmatch(block) or len(self.remembered) >= REMEMBERED_BLOCKS:
+            self.remembered.clear()
+        if _INDEXED.fullmatch(block):
+            self.remembered[key] = block
         return block
 
 

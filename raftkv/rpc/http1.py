@@ -1,7 +1,7 @@
 """HTTP/1.1 on h11: health, version, metrics and the JSON gateway. Not a fast path.
 
-A connection without a socket, like the HTTP/2 one: bytes in, exchanges to the handler, bytes out. Requests of one
-connection are served one after the other, so pipelined answers keep their order.
+A connection without a socket, like the HTTP/2 one: bytes in, exchanges to the handler, bytes out. Requests of
+one connection are served one after the other, so pipelined answers keep their order.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ logger = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers of one request. Beyond: 431."""
+OPENING_BYTES = 8192
+"""How much of a connection's beginning is looked at to tell whether it is HTTP/1 at all."""
 MAX_PIPELINED_BYTES = 256 * 1024
 """Bytes of later requests kept while one is served. Beyond: the connection is closed."""
 
 
 class Http1Connection:
     __slots__ = (
+        "_advancing",
         "_ahead",
         "_body",
         "_body_bytes",
         "_context",
         "_exchange",
         "_h11",
+        "_opening",
         "_out",
         "_paused",
         "_peer",
@@ -58,12 +62,15 @@ class Http1Connection:
         self._tls_common_name = tls_common_name
         self._wake = wake
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._opening = b""
+        """The first bytes of the connection, until they were understood."""
         self._request: h11.Request | None = None
         self._body: list[bytes] = []
         """At most Limits.max_http_body_bytes. Beyond: 413 and the connection closes."""
         self._body_bytes = 0
         self._exchange: HttpExchange | None = None
         """The request being served; nothing more is parsed until its answer."""
+        self._advancing = False
         self._ahead = 0
         """Bytes received while an exchange is being served."""
         self._out: list[bytes] = []
@@ -83,15 +90,16 @@ class Http1Connection:
         if self.closing:
             return
         self._context.stats.bytes_received += len(data)
-        if self._request is None and self._exchange is None and self._h11.our_state is h11.IDLE:
-            # The head's time begins with its first byte; more bytes of it do not extend it.
-            if not self._h11.trailing_data[0]:
-                self._waiting_since = now
+        if self._request is None and self._exchange is None and not self._h11.trailing_data[0]:
+            # A request's time begins with its first byte; more bytes do not extend it.
+            self._waiting_since = now
         if self._exchange is not None:
             self._ahead += len(data)
             if self._ahead > MAX_PIPELINED_BYTES:
                 self._close()
                 return
+        if len(self._opening) < OPENING_BYTES:
+            self._opening += data[:OPENING_BYTES]
         self._h11.receive_data(data)
         self._advance()
 
@@ -134,7 +142,8 @@ class Http1Connection:
     # --- within
 
     def _advance(self) -> None:
-        """Parse until a whole request is there, more bytes are needed or the peer made a mistake."""
+        """Parse until a request is being served, more bytes are needed or the peer made a mistake."""
+        self._advancing = True
         try:
             while self._exchange is None and not self.closing:
                 event = self._h11.next_event()
@@ -144,7 +153,13 @@ class Http1Connection:
                 self._on_event(event)
         except h11.RemoteProtocolError as error:
             self._context.stats.protocol_errors += 1
+            if b" HTTP/1." not in self._opening.partition(b"\n")[0]:
+                # Not HTTP/1 at all, such as a broken HTTP/2 preface: an answer would only confuse.
+                self._close()
+                return
             self._refuse(error.error_status_hint, str(error))
+        finally:
+            self._advancing = False
 
     def _on_event(self, event: h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]) -> None:
         if isinstance(event, h11.Request):
@@ -204,8 +219,9 @@ class Http1Connection:
         self._ahead = 0
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
-            # Not from within the handler of the request just answered: a long pipeline would recurse.
-            self._wake()
+            # An answer from within the handler returns to the loop in `_advance`: no recursion.
+            if not self._advancing:
+                self._advance()
         else:
             self._close()
 

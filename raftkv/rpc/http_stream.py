@@ -62,6 +62,9 @@ class HttpStream(ServerStream):
         if self._exchange is not None:
             self._exchange.cancelled = True
 
+    def on_disconnect(self, text: str) -> None:
+        self.on_reset(ErrorCode.CANCEL)
+
     def on_writable(self) -> None:
         """An answer is queued whole: nobody waits for room."""
 

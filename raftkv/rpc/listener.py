@@ -49,8 +49,7 @@ class _Connection(Protocol):
 class Listener:
     """Serves one set of routes on any number of sockets.
 
-    `start` may be called before or after `start` of others with the same stats; `drain` ends politely, `close`
-    at once. `connections` counts open ones.
+    `drain` ends politely, `close` at once. `connections` counts open ones.
     """
 
     def __init__(

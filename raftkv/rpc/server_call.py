@@ -12,7 +12,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, cast
 
 from raftkv.rpc.codes import Code, RpcError
-from raftkv.rpc.frames import DATA, END_HEADERS, END_STREAM, HEADERS, ErrorCode
+from raftkv.rpc.frames import END_HEADERS, END_STREAM, HEADERS, ErrorCode
 from raftkv.rpc.grpc import (
     OK_TRAILERS,
     PREFIX,
@@ -20,6 +20,7 @@ from raftkv.rpc.grpc import (
     MessageReader,
     error_trailers,
 )
+from raftkv.rpc.message_stream import MessageStream
 from raftkv.rpc.server_context import CallHead
 from raftkv.rpc.service import TEXT_DEADLINE, Method, MethodKind, StreamHandler, StreamReceiver, UnaryHandler
 from raftkv.rpc.streams import Stream
@@ -37,9 +38,6 @@ _HEAD_WORD: Final = len(RESPONSE_BLOCK) << 8 | HEADERS
 _TAIL_WORD: Final = len(OK_TRAILERS) << 8 | HEADERS
 _END_ALL: Final = END_HEADERS | END_STREAM
 
-_MESSAGE_HEAD: Final = Struct(">IBIBI")
-"""Head of a DATA frame with one whole message, and the message's prefix."""
-
 
 class ServerStream(Stream):
     """What a call and an HTTP exchange have in common."""
@@ -56,14 +54,14 @@ class ServerStream(Stream):
         self.connection.forget(self)
 
 
-class ServerCall(ServerStream):
+class ServerCall(ServerStream, MessageStream):
     """One gRPC call. See `raftkv.rpc.service.Call` for what handlers may do with it."""
 
     __slots__ = (
         "_partial_bytes",
         "_reader",
-        "_receiver",
         "_received_bytes",
+        "_receiver",
         "_request",
         "_responded",
         "_tick",
@@ -140,7 +138,7 @@ class ServerCall(ServerStream):
     def _reply_queued(self, message: bytes) -> None:
         """A reply that a window, a frame or a slow client holds up."""
         self._respond()
-        self._enqueue_message(message)
+        self.enqueue_message(message)
         self._settle(Code.OK)
         self.end(OK_TRAILERS)
 
@@ -165,30 +163,7 @@ class ServerCall(ServerStream):
         if not self._responded:
             self._respond()
         self.head.stats.sent += 1
-        size = len(message)
-        framed = size + 5
-        outbox = self.outbox
-        if (
-            framed <= outbox.fast_bytes
-            and not self.queued_bytes
-            and framed <= outbox.window
-            and framed <= self.send_window
-            and outbox.turn_room > 0
-        ):
-            outbox.window -= framed
-            outbox.turn_room -= framed
-            self.send_window -= framed
-            outbox.parts += (_MESSAGE_HEAD.pack(framed << 8 | DATA, 0, self.id, 0, size), message)
-            outbox.payload_sent = True
-            if not outbox.awake:
-                outbox.awake = True
-                outbox.wake()
-            return True
-        self._enqueue_message(message)
-        if self.queued_bytes < self.connection.limits.stream_high_bytes:
-            return True
-        self.throttled = True
-        return False
+        return self.write_message(message)
 
     def send_many(self, messages: Iterable[bytes]) -> bool:
         more = True
@@ -255,6 +230,9 @@ class ServerCall(ServerStream):
         self.connection.stats.calls_expired += 1
         self.outbox.drop(self)
         self.fail(Code.DEADLINE_EXCEEDED, TEXT_DEADLINE)
+
+    def on_disconnect(self, text: str) -> None:
+        self.on_reset(ErrorCode.CANCEL)
 
     def on_writable(self) -> None:
         if self._receiver is None or self.done:
@@ -339,15 +317,6 @@ class ServerCall(ServerStream):
     def _respond(self) -> None:
         self._responded = True
         self.outbox.headers(self.id, RESPONSE_BLOCK, end_stream=False)
-
-    def _enqueue_message(self, message: bytes) -> None:
-        # A small message is joined with its prefix; a large one is not copied.
-        prefix = PREFIX.pack(0, len(message))
-        if len(message) < 4096:
-            self.outbox.enqueue(self, prefix + message)
-        else:
-            self.outbox.enqueue(self, prefix)
-            self.outbox.enqueue(self, message)
 
     def _settle(self, code: Code) -> None:
         """The call's status is decided."""

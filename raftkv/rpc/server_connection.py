@@ -24,8 +24,8 @@ IDLE_PING_MIN_S: Final = 7200.0
 DRAIN_ROUND_TRIP_S: Final = 1.0
 """The longest wait for the ping that shows that the client has read the first GOAWAY."""
 SKIPPED_MEMORY: Final = 64
-"""Ranges of stream ids that the client passed over. When full the oldest is forgotten; a late HEADERS there is
-then answered with STREAM_CLOSED instead of PROTOCOL_ERROR."""
+"""Ranges of stream ids that the client passed over. When full the oldest is forgotten; a late HEADERS there
+is then answered with STREAM_CLOSED instead of PROTOCOL_ERROR."""
 
 _KEEPALIVE_PING: Final = b"keepaliv"
 _DRAIN_PING: Final = b"draining"
@@ -201,6 +201,10 @@ class ServerConnection(Http2Connection[ServerStream]):
             if self._was_never_open(stream_id):
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "stream id lower than one already used")
             raise Http2Error(ErrorCode.STREAM_CLOSED, "HEADERS for a closed stream")
+
+    def _on_stray(self, stream_id: int, half_closed: bool) -> None:
+        if stream_id <= self._accept_until:
+            super()._on_stray(stream_id, half_closed)
 
     def _was_never_open(self, stream_id: int) -> bool:
         return not stream_id & 1 or any(low <= stream_id <= high for low, high in self._skipped)

@@ -100,7 +100,7 @@ StreamHandler = Callable[[Call], StreamReceiver]
 
 
 class Method(NamedTuple):
-    """`path` is `/package.Service/Method`. A UNARY method has a `UnaryHandler`, the others a `StreamHandler`."""
+    """`path` is `/package.Service/Method`. UNARY has a `UnaryHandler`, the others a `StreamHandler`."""
 
     path: str
     kind: MethodKind

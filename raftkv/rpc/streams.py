@@ -6,9 +6,11 @@ The roles derive from it: a server's call, an HTTP exchange, a client's call. Kn
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from raftkv.rpc.connection import Http2Connection
     from raftkv.rpc.flow import Outbox
 
@@ -32,10 +34,7 @@ class Stream:
         "trailers",
     )
 
-    low_bytes: ClassVar[int] = 256 * 1024
-    """Overridden where a role has its own low mark."""
-
-    def __init__(self, connection: Http2Connection, stream_id: int) -> None:
+    def __init__(self, connection: Http2Connection[Any], stream_id: int) -> None:
         self.id = stream_id
         self.connection = connection
         outbox: Outbox = connection.outbox
@@ -73,8 +72,12 @@ class Stream:
         raise NotImplementedError
 
     def on_reset(self, code: int) -> None:
-        """The peer reset the stream, we did because of the peer, or the connection is gone. It has already
-        left the connection's table."""
+        """The peer reset the stream, or we did because the peer broke a rule. It has already left the
+        connection's table."""
+        raise NotImplementedError
+
+    def on_disconnect(self, text: str) -> None:
+        """The connection is gone or given up. The stream has already left its table."""
         raise NotImplementedError
 
     def on_writable(self) -> None:

@@ -72,13 +72,20 @@ class Checkpoints:
         self._backend.end_checkpoint(checkpoint)
         failure = future.exception()
         if failure is not None:
-            # The kernel may have dropped the pages it could not write; what is on disk is no longer known.
-            self._on_failed(failure if isinstance(failure, Exception) else RuntimeError(str(failure)))
+            self._note_failure(checkpoint, failure)
             return
         keep_from = self._backend.durable_index - self._catchup_entries
         if keep_from > self._storage.first_index():
             self._storage.compact(keep_from)
             self._wal.release_before(keep_from)
+
+    def _note_failure(self, checkpoint: Checkpoint, failure: BaseException) -> None:
+        if checkpoint.trusted:
+            # The pages are on disk, only the file that names them is not (a full disk). The one before still holds.
+            _log.warning("no checkpoint; trying again", extra={"kv": {"error": str(failure)}})
+            return
+        # The kernel may have dropped the pages that it could not write: what is on disk is no longer known.
+        self._on_failed(failure if isinstance(failure, Exception) else RuntimeError(str(failure)))
 
     async def stop(self) -> None:
         """Wait for the sync under way, so that the backend can be closed."""

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from raftkv.apply import NOSPACE, Kind
-from raftkv.backend import growth_bytes
 from raftkv.lease import min_ttl_s
 from raftkv.mvcc.watch import WatchHub
 from raftkv.pb import rpc_pb2
@@ -287,9 +286,8 @@ class Node:
         )
 
     def on_committed(self, entries: Sequence[Entry]) -> None:
-        payload_bytes = sum(len(entry.data) for entry in entries)
-        # Twice, because a value stands in `current` and in `events`.
-        self.backend.reserve(growth_bytes(2 * payload_bytes, 0))
+        # Reserved ahead of need by the quota; here it is made sure of, for a transaction must not outgrow it.
+        self.backend.reserve(self.applier.growth_bytes(entries))
         applied, events = self.applier.apply(entries)
         self.quota.update()
         for proposer, number, results in applied:

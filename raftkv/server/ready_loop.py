@@ -97,7 +97,7 @@ class ReadyLoop:
         try:
             if not self._thread.busy:
                 self._propose()
-            while self.rawnode.has_ready():
+            while self.rawnode.has_ready() and not self._wal.backlogged:
                 self._obey(self.rawnode.ready())
         except Exception as failure:
             self._owner.on_fatal(failure)

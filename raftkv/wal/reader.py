@@ -39,7 +39,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from raftkv.raft.types import Entry, HardState
+from raftkv.raft import Entry, HardState
 from raftkv.wal import records
 from raftkv.wal.errors import WalCorruptError, WalMetadataError, WalMissingError, from_os_error
 from raftkv.wal.files import SegmentName, list_segments
@@ -255,8 +255,8 @@ class _Replay:
     def apply(self, payload: bytes) -> None:
         """Raises MalformedRecord, also for a gap between entries."""
         for record in records.decode_records(payload):
-            if isinstance(record, Entry):
-                self._on_entry(record)
+            if isinstance(record, list):
+                self._on_entries(record)
             elif isinstance(record, HardState):
                 self.contents.hard_state = record
             else:
@@ -264,22 +264,23 @@ class _Replay:
                 self.contents.entries.clear()
                 self.last_index, self.last_term = record.index, record.term
 
-    def _on_entry(self, entry: Entry) -> None:
+    def _on_entries(self, entries: list[Entry]) -> None:
         contents = self.contents
-        kept = entry.index - contents.first_index
-        if entry.index > self.last_index + 1:
-            raise MalformedRecord(f"entry {entry.index} follows entry {self.last_index}")
+        first, last = entries[0], entries[-1]
+        if first.index > self.last_index + 1:
+            raise MalformedRecord(f"entry {first.index} follows entry {self.last_index}")
+        kept = first.index - contents.first_index
         if kept >= 0:
             del contents.entries[kept:]
-            contents.entries.append(entry)
+            contents.entries += entries
         else:
             # The first segment left was cut while a new leader was still replacing entries before it. They
-            # have been committed since, or earlier segments would still be here: only the term counts.
-            contents.entries.clear()
-            if kept == -1:
-                contents.base = LogPosition(entry.index, entry.term)
-        self.last_index = entry.index
-        self.last_term = entry.term
+            # have been committed since, or earlier segments would still be here: only the base's term counts.
+            if last.index >= contents.base.index:
+                base = entries[-1 - kept]
+                contents.base = LogPosition(base.index, base.term)
+            contents.entries = entries[-kept:]
+        self.last_index, self.last_term = last.index, last.term
 
 
 def verify(directory: Path) -> Iterator[SegmentReport]:

@@ -21,9 +21,9 @@ carries the secret, starts from 0; it is rewritten before a file gets a segment'
 A HEADER payload (`SegmentHeader`) begins a segment. A BATCH payload is one or more **units**, each what one
 `stage` call handed over, and a unit is one or more **records**:
 
-    ENTRIES     u8 1, u64 first index, u32 count, then per entry: u64 term, u8 type, u32 size, data
-    HARD_STATE  u8 2, u64 term, u64 vote, u64 commit
-    SNAPSHOT    u8 3, u64 index, u64 term         the log restarts behind this position
+    ENTRIES     u8 1, entries as `raftkv.wire` writes them
+    HARD_STATE  u8 2, a hard state as `raftkv.wire` writes it
+    SNAPSHOT    u8 3, u64 index, u64 term: the log restarts behind this position
 
 A SEAL has no payload: its `synced` field proves, after a clean close, that all before it was durable.
 """
@@ -38,7 +38,8 @@ from typing import Final, NamedTuple
 
 import google_crc32c
 
-from raftkv.raft.types import Entry, EntryType, HardState
+from raftkv.raft import Entry, HardState
+from raftkv.wire import codec as wire
 
 MAGIC: Final = b"rkvF"
 FORMAT_VERSION: Final = 1
@@ -204,39 +205,35 @@ _ENTRIES: Final = 1
 _HARD_STATE: Final = 2
 _SNAPSHOT: Final = 3
 
-_ENTRIES_HEAD: Final = struct.Struct(">BQI")
-_ENTRY_HEAD: Final = struct.Struct(">QBI")
-_HARD_STATE_RECORD: Final = struct.Struct(">BQQQ")
 _SNAPSHOT_RECORD: Final = struct.Struct(">BQQ")
+_ENTRIES_MARK: Final = bytes([_ENTRIES])
+_HARD_STATE_MARK: Final = bytes([_HARD_STATE])
+_HARD_STATE_BYTES: Final = len(wire.encode_hard_state(HardState()))
 
 
-def encode_unit(hard_state: HardState | None, entries: Sequence[Entry]) -> bytes:
-    """One unit: consecutive entries, then the hard state that may commit them."""
+def encode_unit(
+    hard_state: HardState | None, entries: Sequence[Entry], snapshot: LogPosition | None = None
+) -> bytes:
+    """One unit: where the log restarts, if it does; the entries; the hard state that may commit them."""
     parts: list[bytes] = []
+    if snapshot is not None:
+        parts.append(_SNAPSHOT_RECORD.pack(_SNAPSHOT, snapshot.index, snapshot.term))
     if entries:
-        parts.append(_ENTRIES_HEAD.pack(_ENTRIES, entries[0].index, len(entries)))
-        for entry in entries:
-            data = entry.data
-            parts.append(_ENTRY_HEAD.pack(entry.term, entry.type, len(data)))
-            parts.append(data)
+        parts.append(_ENTRIES_MARK)
+        parts += wire.entries_parts(entries)
     if hard_state is not None:
-        parts.append(
-            _HARD_STATE_RECORD.pack(_HARD_STATE, hard_state.term, hard_state.vote, hard_state.commit)
-        )
+        parts.append(_HARD_STATE_MARK)
+        parts.append(wire.encode_hard_state(hard_state))
     return b"".join(parts)
 
 
-def encode_snapshot(position: LogPosition) -> bytes:
-    return _SNAPSHOT_RECORD.pack(_SNAPSHOT, position.index, position.term)
-
-
-Record = Entry | HardState | LogPosition
+Record = list[Entry] | HardState | LogPosition
 
 
 def decode_records(payload: bytes) -> Iterator[Record]:
-    """The entries, hard states and snapshot positions of a BATCH payload, in order.
+    """The runs of entries, hard states and snapshot positions of a BATCH payload, in order.
 
-    Raises MalformedRecord on an unknown record or a size that does not fit.
+    Raises MalformedRecord on an unknown record, a size that does not fit, or a gap between entries.
     """
     at = 0
     while at < len(payload):
@@ -244,39 +241,33 @@ def decode_records(payload: bytes) -> Iterator[Record]:
         if decoder is None:
             raise MalformedRecord(f"unknown record type {payload[at]}")
         try:
-            at, records = decoder(payload, at)
-        except (struct.error, ValueError) as error:
+            record, at = decoder(payload, at + 1)
+        except (struct.error, wire.WireError) as error:
             raise MalformedRecord(f"record at byte {at} of the frame: {error}") from error
-        yield from records
+        yield record
 
 
-def _decode_entries(payload: bytes, at: int) -> tuple[int, Sequence[Record]]:
-    _, first_index, count = _ENTRIES_HEAD.unpack_from(payload, at)
-    at += _ENTRIES_HEAD.size
-    if count * _ENTRY_HEAD.size > len(payload) - at:
-        raise MalformedRecord(f"{count} entries do not fit into the frame")
-    entries: list[Record] = []
-    for index in range(first_index, first_index + count):
-        term, kind, size = _ENTRY_HEAD.unpack_from(payload, at)
-        at += _ENTRY_HEAD.size
-        if size > len(payload) - at:
-            raise MalformedRecord(f"entry {index} is longer than its frame")
-        entries.append(Entry(term=term, index=index, type=EntryType(kind), data=payload[at : at + size]))
-        at += size
-    return at, entries
+def _decode_entries(payload: bytes, at: int) -> tuple[Record, int]:
+    entries, end = wire.decode_entries_at(payload, at)
+    if not entries:
+        raise MalformedRecord("a run of no entries")
+    for index, entry in enumerate(entries, entries[0].index):
+        if entry.index != index:
+            raise MalformedRecord(f"entry {entry.index} where {index} belongs")
+    return entries, end
 
 
-def _decode_hard_state(payload: bytes, at: int) -> tuple[int, Sequence[Record]]:
-    _, term, vote, commit = _HARD_STATE_RECORD.unpack_from(payload, at)
-    return at + _HARD_STATE_RECORD.size, (HardState(term=term, vote=vote, commit=commit),)
+def _decode_hard_state(payload: bytes, at: int) -> tuple[Record, int]:
+    end = at + _HARD_STATE_BYTES
+    return wire.decode_hard_state(payload[at:end]), end
 
 
-def _decode_snapshot(payload: bytes, at: int) -> tuple[int, Sequence[Record]]:
-    _, index, term = _SNAPSHOT_RECORD.unpack_from(payload, at)
-    return at + _SNAPSHOT_RECORD.size, (LogPosition(index, term),)
+def _decode_snapshot(payload: bytes, at: int) -> tuple[Record, int]:
+    _, index, term = _SNAPSHOT_RECORD.unpack_from(payload, at - 1)
+    return LogPosition(index, term), at - 1 + _SNAPSHOT_RECORD.size
 
 
-_DECODERS: Final[Mapping[int, Callable[[bytes, int], tuple[int, Sequence[Record]]]]] = {
+_DECODERS: Final[Mapping[int, Callable[[bytes, int], tuple[Record, int]]]] = {
     _ENTRIES: _decode_entries,
     _HARD_STATE: _decode_hard_state,
     _SNAPSHOT: _decode_snapshot,

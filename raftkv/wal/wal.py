@@ -20,7 +20,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final, NamedTuple
 
-from raftkv.raft.types import Entry, HardState
+from raftkv.raft import Entry, HardState
 from raftkv.wal import records
 from raftkv.wal.errors import WalExistsError, WalIoError, from_os_error
 from raftkv.wal.files import (
@@ -224,45 +224,39 @@ class Wal:
 
     # -- the loop's side -------------------------------------------------------------------------------------
 
-    def stage(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
+    def stage(
+        self, hard_state: HardState | None, entries: Sequence[Entry], snapshot: LogPosition | None = None
+    ) -> None:
         """Encode what the next flush is to make durable. Never blocks.
 
         `entries` are consecutive and begin at or before the end of the log: an index that is there already
-        replaces it and all that follow.
+        replaces it and all that follow. With `snapshot` the log first restarts behind that position, and all
+        entries staged before are void; the snapshot must be durable before the flush that writes this.
         """
-        if not entries and hard_state is None:
-            return
-        last = self._staged_last
+        last = snapshot or self._staged_last
         if entries:
             assert entries[0].index <= last.index + 1, "entries leave a gap"
             final = entries[-1]
             assert final.index - entries[0].index == len(entries) - 1, "entries are not consecutive"
             last = LogPosition(final.index, final.term)
-        payload = records.encode_unit(hard_state, entries)
+        payload = records.encode_unit(hard_state, entries, snapshot)
+        if not payload:
+            return
         if len(payload) > MAX_UNIT_BYTES and len(entries) > 1:
             # The hard state comes with the second half, so it never commits an entry that is not there.
             middle = len(entries) // 2
-            self.stage(None, entries[:middle])
+            self.stage(None, entries[:middle], snapshot)
             self.stage(hard_state, entries[middle:])
             return
         known, state = self._staged_hard_state, hard_state or self._staged_hard_state
         # A commit index alone may be lost: it is learned again (RF-41).
-        must_sync = bool(entries) or state.term != known.term or state.vote != known.vote
-        self._add(_Unit(payload, last, state, must_sync))
-
-    def stage_snapshot(self, position: LogPosition) -> None:
-        """The log restarts behind `position` (a snapshot was installed); all entries staged before are void.
-
-        The snapshot itself must be durable before the flush that writes this.
-        """
-        payload = records.encode_snapshot(position)
-        self._add(_Unit(payload, position, self._staged_hard_state, True))
-
-    def _add(self, unit: _Unit) -> None:
-        self._staged_last = unit.last
-        self._staged_hard_state = unit.hard_state
-        self._staged_bytes += len(unit.payload)
-        self._pending.append(unit)
+        must_sync = (
+            bool(entries) or snapshot is not None or state.term != known.term or state.vote != known.vote
+        )
+        self._staged_last = last
+        self._staged_hard_state = state
+        self._staged_bytes += len(payload)
+        self._pending.append(_Unit(payload, last, state, must_sync))
 
     def release_before(self, index: int) -> None:
         """Entries before `index` are no longer needed: a durable checkpoint covers them.

@@ -195,6 +195,30 @@ def test_failed_checkpoint_file_keeps_the_older_one(
     assert (tmp_path / CHECKPOINT_NAME).read_bytes() != older
 
 
+def test_a_replaced_checkpoint_is_not_written_over_before_the_names_are_durable(
+    tmp_path: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = stores.open(tmp_path)
+    older = os.stat(tmp_path / CHECKPOINT_NAME).st_ino
+    fill(backend, {b"a": b"1"})
+
+    def broken(_directory: Path) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with (tmp_path / CHECKPOINT_NAME).open("rb") as kept:
+        before = kept.read()
+        point = backend.begin_checkpoint()
+        assert point is not None
+        monkeypatch.setattr(checkpoint_module, "sync_directory", broken)
+        with pytest.raises(OSError, match="input/output"):
+            point.sync()
+        backend.end_checkpoint(point)
+        monkeypatch.undo()
+        checkpoint(backend)
+        kept.seek(0)
+        assert (os.fstat(kept.fileno()).st_ino, kept.read()) == (older, before)
+
+
 def test_replaced_checkpoint_lends_its_blocks_to_the_next(tmp_path: Path, stores: Stores) -> None:
     backend = stores.open(tmp_path)
     seen = set()

@@ -30,6 +30,6 @@ def import_both(client: str, order: str) -> ModuleType:
 
 
 def main(client: str, cases: Mapping[str, Callable[[ModuleType, int], None]]) -> None:
-    """`program CASE ORDER PORT`: run one case against the server on a port of 127.0.0.1. Raises on failure."""
+    """`program CASE ORDER PORT`: run one case against the server on that port. Raises on failure."""
     case, order, port = sys.argv[1:]
     cases[case](import_both(client, order), int(port))

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import Any, Final
 
+import pytest
 from client_driver import main
 
 TIMEOUT_S: Final = 10
@@ -57,25 +58,22 @@ async def watch_and_cancel(aetcd: ModuleType, client: Any) -> None:
     await client.put(b"a/watch/k", b"2")
     await client.delete(b"a/watch/k")
     seen = [event async for event in _first(watch, 3)]
-    assert ["PUT", "PUT", "DELETE"] == [event.kind for event in seen]
-    assert [b"1", b"2", b""] == [event.kv.value for event in seen]
+    assert [event.kind for event in seen] == ["PUT", "PUT", "DELETE"]
+    assert [event.kv.value for event in seen] == [b"1", b"2", b""]
     assert seen[2].prev_kv.value == b"2"
-    assert [b"0", b"1", b"2", b""] == [event.kv.value async for event in _first(history, 4)]
+    assert [event.kv.value async for event in _first(history, 4)] == [b"0", b"1", b"2", b""]
     await watch.cancel()
     await client.put(b"a/watch/after", b"x")
-    assert [b"x"] == [event.kv.value async for event in _first(history, 1)]
-    assert [] == [event async for event in watch]
+    assert [event.kv.value async for event in _first(history, 1)] == [b"x"]
+    assert [event async for event in watch] == []
     await history.cancel()
     one = asyncio.create_task(client.watch_once(b"a/once", timeout=TIMEOUT_S))
     while not one.done():
         await client.put(b"a/once", b"now")
         await asyncio.wait([one], timeout=0.05)
     assert (await one).kv.value == b"now"
-    try:
+    with pytest.raises(aetcd.WatchTimeoutError):
         await client.watch_once(b"a/never", timeout=0.2)
-    except aetcd.WatchTimeoutError:
-        return
-    raise AssertionError("a watch of a key that never changes ended")
 
 
 async def lease_keep_alive(_aetcd: ModuleType, client: Any) -> None:
@@ -122,11 +120,9 @@ async def compacted_revision(aetcd: ModuleType, client: Any) -> None:
         last = await client.put(b"a/compact", value)
     await client.compact(last.header.revision, physical=True)
     watch = await client.watch(b"a/compact", start_revision=last.header.revision - 1)
-    try:
-        async for event in watch:
-            raise AssertionError(f"an event from before the compaction: {event}")
-    except aetcd.RevisionCompactedError as error:
-        assert error.compacted_revision == last.header.revision
+    with pytest.raises(aetcd.RevisionCompactedError) as refused:
+        await asyncio.wait_for(anext(aiter(watch)), TIMEOUT_S)
+    assert refused.value.compacted_revision == last.header.revision
 
 
 async def _first(watch: Any, count: int) -> Any:

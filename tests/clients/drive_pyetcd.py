@@ -1,6 +1,8 @@
-"""The calls of a typical user, made with pyetcd, the living fork of python-etcd3. Started by test_python_clients.py.
+"""The calls of a typical user, made with pyetcd, the living fork of python-etcd3.
 
-(The original, etcd3 0.12.0, cannot be imported beside protobuf 4 or newer: its generated code is older than that.)
+Started by test_python_clients.py.
+
+The original, etcd3 0.12.0, cannot be imported with protobuf 4 or newer: its generated code is too old.
 """
 
 import itertools
@@ -9,6 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final
 
+import pytest
 from client_driver import main
 
 TIMEOUT_S: Final = 10
@@ -23,7 +26,10 @@ def put_get_delete(_pyetcd: ModuleType, client: Any) -> None:
     value, metadata = client.get("p/kv/1")
     assert (b"uno", 2, first.header.revision) == (value, metadata.version, metadata.create_revision)
     client.put("p/kv/2", b"\x00\xff")
-    assert [kv.key for _value, kv in client.get_prefix("p/kv/", sort_order="descend")] == [b"p/kv/2", b"p/kv/1"]
+    assert [kv.key for _value, kv in client.get_prefix("p/kv/", sort_order="descend")] == [
+        b"p/kv/2",
+        b"p/kv/1",
+    ]
     assert client.put_if_not_exists("p/kv/2", "x") is False
     assert client.replace("p/kv/2", b"\x00\xff", "y") is True
     assert client.delete("p/kv/1", prev_kv=True, return_response=True).prev_kvs[0].value == b"uno"
@@ -62,14 +68,14 @@ def watch_and_cancel(_pyetcd: ModuleType, client: Any) -> None:
     client.put("p/watch/k", "2")
     client.delete("p/watch/k")
     seen = list(itertools.islice(events, 3))
-    assert ["PutEvent", "PutEvent", "DeleteEvent"] == [type(event).__name__ for event in seen]
-    assert [b"1", b"2", b""] == [event.value for event in seen]
+    assert [type(event).__name__ for event in seen] == ["PutEvent", "PutEvent", "DeleteEvent"]
+    assert [event.value for event in seen] == [b"1", b"2", b""]
     assert seen[2].prev_value == b"2"
-    assert [b"0", b"1", b"2", b""] == [event.value for event in itertools.islice(history, 4)]
+    assert [event.value for event in itertools.islice(history, 4)] == [b"0", b"1", b"2", b""]
     cancel()
     client.put("p/watch/after", "x")
-    assert [b"x"] == [event.value for event in itertools.islice(history, 1)]
-    assert [] == list(events)
+    assert [event.value for event in itertools.islice(history, 1)] == [b"x"]
+    assert list(events) == []
     cancel_history()
 
 
@@ -124,12 +130,9 @@ def compacted_revision(pyetcd: ModuleType, client: Any) -> None:
         last = client.put("p/compact", value).header.revision
     client.compact(last, physical=True)
     events, _cancel = client.watch("p/compact", start_revision=last - 1)
-    try:
-        event = next(events)
-    except pyetcd.exceptions.RevisionCompactedError as error:
-        assert error.compacted_revision == last
-    else:
-        raise AssertionError(f"an event from before the compaction: {event}")
+    with pytest.raises(pyetcd.exceptions.RevisionCompactedError) as refused:
+        next(events)
+    assert refused.value.compacted_revision == last
 
 
 def _with_client(case: Callable[[ModuleType, Any], None]) -> Callable[[ModuleType, int], None]:

@@ -1,7 +1,7 @@
 """The etcd clients that Python programs use, each in one process with raftkv, against a running server.
 
-etcd3 0.12.0 is not among them: its generated code cannot be imported with protobuf 4 or newer. pyetcd (package
-etcd-sdk-python) is its living fork with the same calls.
+etcd3 0.12.0 is not among them: its generated code cannot be imported with protobuf 4 or newer. pyetcd
+(package etcd-sdk-python) is its living fork with the same calls.
 """
 
 import importlib.util
@@ -33,7 +33,7 @@ def _drive(client: str, case: str, order: str, server: Server) -> None:
         capture_output=True,
         text=True,
         env=clean_environment(),
-        timeout=60,
+        timeout=45,
         check=False,
     )
     assert done.returncode == 0, f"{client} {case} failed\n{done.stdout}{done.stderr}\n{server.log_tail()}"

@@ -1,9 +1,15 @@
 """Command line and environment: F-01, F-02, F-10, F-11."""
 
+import contextlib
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raftkv.config import ConfigError, UsageError, load
 from raftkv.config.flags import read_flags
+from raftkv.config.inputs import SPELLINGS
+from raftkv.config.settings import env_name
 
 
 def test_value_behind_a_space() -> None:
@@ -134,7 +140,17 @@ def test_unknown_variable_is_only_mentioned() -> None:
 
 def test_no_variable_is_ambiguous() -> None:
     """Two names may not collapse into one variable."""
-    from raftkv.config.inputs import SPELLINGS
-    from raftkv.config.settings import env_name
-
     assert len({env_name(name) for name in SPELLINGS}) == len(SPELLINGS)
+
+
+_FLAGS = st.sampled_from([f"--{name}" for name in sorted(SPELLINGS) if name != "config-file"])
+_TEXTS = st.sampled_from(["", "0", "-1", "1s", "a=b", "http://h:1", "jwt", "[]", "1" * 5000]) | st.text(
+    max_size=9
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.builds(lambda flag, text: f"{flag}={text}", _FLAGS, _TEXTS) | _FLAGS | _TEXTS, max_size=4))
+def test_no_command_line_does_worse_than_a_config_error(argv: list[str]) -> None:
+    with contextlib.suppress(ConfigError):
+        load(argv, {}, unsupported={})

@@ -1,11 +1,15 @@
 """The configuration file: F-03, F-04, F-05."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from raftkv.config import Config, ConfigError, load
-from raftkv.config.yamlfile import MAX_FILE_BYTES, read_yaml
+from raftkv.config.yamlfile import MAX_FILE_BYTES, PLACES, read_yaml
 
 
 @pytest.fixture
@@ -155,7 +159,10 @@ def test_empty_file_is_all_defaults(file: Path, text: str) -> None:
         ("max-wals: -5", "line 1: max-wals: -5 is less than 0, the least allowed"),
         (
             "grpc-keepalive-timeout: 20s",
-            "line 1: grpc-keepalive-timeout: durations in the file are whole nanoseconds; write 20000000000 for 20s",
+            (
+                "line 1: grpc-keepalive-timeout: durations in the file are whole nanoseconds; "
+                "write 20000000000 for 20s"
+            ),
         ),
         ("name: [a]", "line 1: name: a text is needed here, not a list"),
         ("log-outputs: {a: b}", "line 1: log-outputs: a list is needed here"),
@@ -163,8 +170,12 @@ def test_empty_file_is_all_defaults(file: Path, text: str) -> None:
         ("? [a]\n: b", "line 1: a key must be the name of a setting"),
         (
             "listen-peer-urls: localhost",
-            "line 1: listen-peer-urls: URL 'localhost' must start with http://, https://, unix:// or unixs://",
+            (
+                "line 1: listen-peer-urls: URL 'localhost' must start with http://, https://, unix:// "
+                "or unixs://"
+            ),
         ),
+        ('name: "a\\0b"', "line 1: name: a NUL character can be part of no setting"),
         ("log-level: loud", "line 1: log-level: 'loud' is not one of debug, info, warn, error, panic, fatal"),
     ],
 )
@@ -192,3 +203,22 @@ def test_unreadable_file(file: Path) -> None:
     file.write_bytes(b"#" * (MAX_FILE_BYTES + 1))
     with pytest.raises(ConfigError, match="larger than 1 MiB"):
         load([f"--config-file={file}"], {})
+
+
+_KEYS = st.sampled_from(sorted(PLACES)) | st.text(max_size=8)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.binary(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    text=st.dictionaries(_KEYS, _VALUES, max_size=4).map(lambda tree: yaml.safe_dump(tree).encode())
+    | st.binary(max_size=60)
+)
+def test_no_file_does_worse_than_a_config_error(file: Path, text: bytes) -> None:
+    file.write_bytes(text)
+    with contextlib.suppress(ConfigError):
+        load([f"--config-file={file}"], {}, unsupported={})

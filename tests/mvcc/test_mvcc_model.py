@@ -10,7 +10,7 @@ from mvcc_support import Disk, Model, Write, key_value, response, run
 
 from raftkv.backend.schema import pack_revision, unpack_revision
 from raftkv.mvcc import CompactedError, FutureRevisionError, KeyNotFoundError, RangeQuery, Writer
-from raftkv.mvcc import hashing as hashing_module
+from raftkv.mvcc import hashkv as hashkv_module
 from raftkv.mvcc import scan as scan_module
 from raftkv.mvcc.frames import KeyState, parse_event
 from raftkv.pb import kv_pb2, rpc_pb2
@@ -43,9 +43,20 @@ KEYS = sorted(
 )
 BOUNDS = sorted([*KEYS, b"aa", b"p", _P + b"q" * 480, _P + b"r", _P + b"q" * 960 + b"\x00", b"q"])
 
+
+class Brief(bytes):
+    """A long key whose repr Hypothesis can print in a failing example."""
+
+    def __repr__(self) -> str:
+        return bytes.__repr__(self) if len(self) < 10 else f"<{len(self)} bytes, ...{self[-2:]!r}>"
+
+
+KEYS = [Brief(key) for key in KEYS]
+BOUNDS = [Brief(key) for key in BOUNDS]
+
 some_key = st.sampled_from(KEYS)
 some_end = st.one_of(st.just(b""), st.just(b"\x00"), st.sampled_from(BOUNDS))
-some_value = st.one_of(st.binary(max_size=3), st.just(b"x" * 3000))
+some_value = st.one_of(st.binary(max_size=3), st.just(Brief(b"x" * 3000)))
 some_lease = st.sampled_from([0, 0, 7, -1])
 some_op = st.one_of(
     st.tuples(st.just("put"), some_key, some_value, some_lease),
@@ -57,7 +68,7 @@ some_op = st.one_of(
 some_batch = st.lists(st.lists(some_op, max_size=4), min_size=1, max_size=4)
 some_bound = st.sampled_from([0, 0, 1, 2, 3, 5, 8, 13])
 some_range = st.fixed_dictionaries(
-    {"key": st.sampled_from([b"", *BOUNDS]), "range_end": some_end, "limit": st.integers(-1, 5)},
+    {"key": st.sampled_from(BOUNDS), "range_end": some_end, "limit": st.integers(-1, 5)},
     optional={
         "sort_order": st.integers(0, 2),
         "sort_target": st.integers(0, 4),
@@ -84,7 +95,7 @@ class StoreBesideHistory(RuleBasedStateMachine):
     def bounds(self, slice_keys: int, few_events: int) -> None:
         self.patch.setattr(scan_module, "SLICE_KEYS", slice_keys)
         self.patch.setattr(scan_module, "FEW_EVENTS", few_events)
-        self.patch.setattr(hashing_module, "SLICE_EVENTS", slice_keys)
+        self.patch.setattr(hashkv_module, "SLICE_EVENTS", slice_keys)
 
     def teardown(self) -> None:
         self.patch.undo()
@@ -159,7 +170,8 @@ class StoreBesideHistory(RuleBasedStateMachine):
         return [move for move in moves if move[1] != move[2]]
 
     def _check_published(self, writer: Writer, writes: list[Write]) -> None:
-        """What the watch hub gets: the changes of the batch, revision by revision, with what was there before."""
+        """What the watch hub gets: the changes of the batch, revision by revision, with what was there
+        before."""
         told = [(main, *change) for main, changes in writer.events for change in changes]
         assert len(told) == len(writes)
         assert [main for main, _ in writer.events] == sorted({w.main for w in writes})
@@ -250,7 +262,8 @@ class StoreBesideHistory(RuleBasedStateMachine):
 
     @invariant()
     def events_are_complete(self) -> None:
-        """Whoever watches from a readable revision misses nothing, not even a delete exactly there (CMP-07)."""
+        """Whoever watches from a readable revision misses nothing, not even a delete exactly there
+        (CMP-07)."""
         there = [unpack_revision(revision) for revision, _ in self.disk.events()]
         last = {(w.main, w.key): w.sub for w in self.model.writes}
         above = [(w.main, w.sub) for w in self.model.writes if w.main > self.model.compacted]

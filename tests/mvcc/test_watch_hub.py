@@ -94,6 +94,15 @@ def test_two_watchers_of_one_range_share_the_bytes_w13(history: WatchedHistory, 
     assert one.body is other.body
 
 
+def test_one_event_has_one_batch_for_all_ranges_it_is_in(history: WatchedHistory, hub: WatchHub) -> None:
+    sink = RecordingSink()
+    for watch_id, range_end in enumerate((b"", b"l", b"m", b"\x00")):
+        hub.watch(sink, watch_id, b"k", range_end)
+    write(history, hub, (b"k", b"1"))
+    assert len(sink.taken) == 4
+    assert len({id(batch) for _, batch in sink.taken}) == 1
+
+
 # --- events -------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +173,20 @@ def test_prev_kv_is_absent_when_its_revision_is_compacted_w53(history: WatchedHi
     catch_up(history, hub)
     events = [event for batch in sink.batches(watcher) for event in parsed_events(batch)]
     assert [(event.kv.value, event.HasField("prev_kv")) for event in events] == [(b"2", False), (b"3", True)]
+
+
+def test_prev_kv_stays_when_the_plain_watcher_of_the_range_goes_w13_w53(
+    history: WatchedHistory, hub: WatchHub
+) -> None:
+    write(history, hub, (b"k", b"1"))
+    write(history, hub, (b"k", b"2"))
+    sink = RecordingSink()
+    plain = hub.watch(sink, 0, b"k", b"", start_revision=3)
+    with_prev = hub.watch(sink, 1, b"k", b"", start_revision=3, prev_kv=True)
+    hub.cancel(plain)
+    catch_up(history, hub)
+    (batch,) = sink.batches(with_prev)
+    assert [event.prev_kv.value for event in parsed_events(batch)] == [b"1"]
 
 
 # --- slow readers -------------------------------------------------------------------------------------------
@@ -244,19 +267,18 @@ def test_a_walk_from_the_beginning_does_not_hold_up_one_near_the_end(
     assert len(sink.seen(near)) == 7
 
 
-def test_walks_that_meet_become_one(
+def test_walks_that_are_close_become_one(
     history: WatchedHistory, hub: WatchHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_catchup, "SLICE_REVISIONS", 10)
-    for number in range(100):
+    for number in range(200):
         write(history, hub, (b"k", b"%d" % number))
     sink = RecordingSink()
-    starts = (90, 50, 20)
+    starts = range(30, 20, -2)
     watchers = [hub.watch(sink, start, b"k", b"", start_revision=start) for start in starts]
-    while catch_up(history, hub, budget=5):
-        pass
+    assert catch_up(history, hub, budget=300) is False, "five walks of their own would read 880 events"
     for start, watcher in zip(starts, watchers, strict=True):
-        assert [revision for revision, *_ in sink.seen(watcher)] == list(range(start, 102))
+        assert [revision for revision, *_ in sink.seen(watcher)] == list(range(start, 202))
 
 
 def test_more_far_apart_watchers_than_walks_are_all_served(

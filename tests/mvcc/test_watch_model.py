@@ -107,8 +107,8 @@ class HubBesideHistory(RuleBasedStateMachine):
         self.hub = WatchHub(self.history, self.history.tables)
         self.sinks = [CheckedSink(self) for _ in range(3)]
         self.expected: dict[Watcher, Expected] = {}
-        self.live: int | None = None
-        """The revision being published; None in catch-up."""
+        self.publishing = False
+        """Whether what comes now is live; else it comes from history."""
 
     @initialize(
         revisions=st.sampled_from([1, 3, 1000]),
@@ -143,7 +143,7 @@ class HubBesideHistory(RuleBasedStateMachine):
         assert (batch.first_revision, batch.last_revision) == (wanted[0].revision, wanted[-1].revision)
         for event, change in zip(events, wanted, strict=True):
             self.check_prev(expected, event, change)
-        if self.live is not None:
+        if self.publishing:
             assert batch.header_revision == batch.first_revision == batch.last_revision, "W-56"
         else:
             assert batch.header_revision == self.hub.revision >= batch.last_revision, "W-57"
@@ -158,7 +158,7 @@ class HubBesideHistory(RuleBasedStateMachine):
 
     def check_prev(self, expected: Expected, event: Any, change: Change) -> None:
         """W-53: the value one revision earlier, except of creations and of what is compacted."""
-        readable = self.live is not None or change.revision - 1 >= self.history.compacted_revision
+        readable = self.publishing or change.revision - 1 >= self.history.compacted_revision
         if expected.prev_kv and change.prev_value is not None and readable:
             assert event.prev_kv.value == change.prev_value
             assert event.prev_kv.key == change.key
@@ -177,9 +177,9 @@ class HubBesideHistory(RuleBasedStateMachine):
     @rule(revisions=st.lists(WRITES, min_size=1, max_size=3))
     def apply(self, revisions: list[list[tuple[bytes, bytes | None]]]) -> None:
         batch = self.history.commit(*revisions)
-        self.live = 1
+        self.publishing = True
         self.hub.publish(batch)
-        self.live = None
+        self.publishing = False
 
     @rule(revisions=st.lists(WRITES, min_size=1, max_size=3), compact=st.booleans())
     def install_snapshot(self, revisions: list[list[tuple[bytes, bytes | None]]], compact: bool) -> None:

@@ -24,6 +24,7 @@ from raftkv.raft import (
     RawNode,
     ReadState,
     Ready,
+    Snapshot,
     decode_conf_change,
 )
 from raftkv.wire import decode_message, encode_message
@@ -45,12 +46,16 @@ class FixedRng:
 class Member:
     """A RawNode with its shell: storage is the disk, `saving` what has not reached it yet."""
 
-    def __init__(self, node_id: int, conf: ConfState, rng: Any, **options: Any) -> None:
+    def __init__(self, node_id: int, conf: ConfState, rng: Any, bootstrapped: bool, **options: Any) -> None:
         self.id = node_id
         self.options = options
         self.rng = rng
         self.storage = MemoryStorage(conf_state=conf)
-        self.storage.create_snapshot(0, conf, pickle.dumps([]))
+        if bootstrapped and conf.voters:
+            self.storage.set_hard_state(HardState(1, 0, 1))
+            self.storage.apply_snapshot(Snapshot(1, 1, conf, pickle.dumps([(1, 1, b"bootstrap")])))
+        else:
+            self.storage.create_snapshot(0, conf, pickle.dumps([]))
         self.saving: deque[Ready] = deque()
         self.outbox: list[Message] = []
         self.reads: list[ReadState] = []
@@ -148,13 +153,20 @@ class Cluster:
         ids: range,
         conf: ConfState,
         rng: Callable[[int], Any] | None = None,
+        bootstrapped: bool = False,
         **options: Any,
     ) -> None:
+        """bootstrapped: the first configuration is a snapshot at index 1, so that a member that joins
+        can learn it; without, the log begins at 1 and nobody can join."""
         make_rng = rng or (lambda node_id: random.Random(node_id))
         members = conf.voters + conf.learners
         self.members = {
             node_id: Member(
-                node_id, conf if node_id in members else ConfState(), make_rng(node_id), **options
+                node_id,
+                conf if node_id in members else ConfState(),
+                make_rng(node_id),
+                bootstrapped,
+                **options,
             )
             for node_id in ids
         }

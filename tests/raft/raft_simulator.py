@@ -127,6 +127,7 @@ class Simulator:
             range(1, o.members + 1),
             ConfState(voters=tuple(range(1, o.voters + 1))),
             rng=lambda node_id: random.Random(seed * 31 + node_id),
+            bootstrapped=True,
             election_ticks=10,
             heartbeat_ticks=2,
             pre_vote=o.pre_vote,

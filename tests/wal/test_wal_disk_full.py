@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 from wal_support import SEGMENT_BYTES, create, entry, read, reopen, save, segments
 
-from raftkv.raft.types import HardState
+from raftkv.raft import HardState
 from raftkv.wal import WalFullError, WalIoError
 from raftkv.wal import wal as wal_module
 

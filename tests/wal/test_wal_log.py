@@ -18,7 +18,7 @@ from wal_support import (
     segments,
 )
 
-from raftkv.raft.types import EntryType, HardState
+from raftkv.raft import EntryType, HardState
 from raftkv.wal import (
     LogPosition,
     Wal,
@@ -212,8 +212,7 @@ def test_segment_cut_while_its_predecessor_is_being_replaced(directory: Path) ->
 def test_snapshot_restarts_the_log(directory: Path) -> None:
     wal = create(directory)
     save(wal, *entries(1, 5))
-    wal.stage_snapshot(LogPosition(100, 7))
-    wal.stage(HardState(7, 0, 100), entries(101, 102, term=7))
+    wal.stage(HardState(7, 0, 100), entries(101, 102, term=7), LogPosition(100, 7))
     wal.flush()
     wal.close()
     contents = read(directory)

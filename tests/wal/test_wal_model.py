@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from wal_support import LogModel, abandon, create, entries, reopen
 
-from raftkv.raft.types import HardState
+from raftkv.raft import HardState
 from raftkv.wal import LogPosition
 
 
@@ -31,7 +31,7 @@ class LogBesideList(RuleBasedStateMachine):
     def begin(self, index: int) -> None:
         if index:
             position = LogPosition(index, 1)
-            self.wal.stage_snapshot(position)
+            self.wal.stage(None, [], position)
             self.model.restart_behind(position)
 
     @rule(back=st.integers(0, 6), count=st.integers(1, 8), size=st.sampled_from([0, 10, 300, 2000, 5000]))
@@ -63,9 +63,10 @@ class LogBesideList(RuleBasedStateMachine):
     @rule(jump=st.integers(0, 5))
     def install_snapshot(self, jump: int) -> None:
         position = LogPosition(self.model.last.index + jump, self.model.last.term + 1)
-        self.wal.stage_snapshot(position)
+        state = self.model.hard_state._replace(commit=position.index)
+        self.wal.stage(state, [], position)
         self.model.restart_behind(position)
-        self._save_state(self.model.hard_state._replace(commit=position.index))
+        self.model.hard_state = state
 
     @rule()
     def flush(self) -> None:

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from raftkv.raft.types import Entry, EntryType, HardState
+from raftkv.raft import Entry, EntryType, HardState
 from raftkv.wal import LogPosition, Wal, WalContents
 
 SEGMENT_BYTES = 4096

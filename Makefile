@@ -1,0 +1,54 @@
+# Everything starts here. `make run` and `make test` need Python >= 3.11 and make, nothing else.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+DATA   ?= raftkv.data
+PYTEST ?= -n auto
+
+.DEFAULT_GOAL := help
+
+.PHONY: help setup run test lint format proto bench docs clean
+
+help:           ## Show this list
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: *[a-z ]*##/\t/' | expand -t 12
+
+setup: $(READY) ## Make .venv with everything that running and testing need
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raftkv needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	@echo "Setting up $(VENV) (once, about a minute) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --only-binary :all: --no-binary raftkv --group dev --editable .
+	@touch $@
+
+run: setup      ## Serve etcd v3 on 127.0.0.1:2379, data in ./raftkv.data (DATA=dir for another place)
+	@echo "Data directory: $(DATA)"
+	@exec $(BIN)/raftkv serve --data-dir $(DATA)
+
+test: setup     ## Run all tests (PYTEST="-k name" to choose)
+	@$(BIN)/python -m pytest $(PYTEST)
+
+lint: setup     ## Style, types, and which room may import which
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup   ## Put the sources into the house's form
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+proto: setup    ## Write raftkv/pb from protos/
+	@$(BIN)/python protos/generate.py
+
+bench: setup    ## Measure raftkv beside the real etcd, and print the ratios (BENCH="--help" for more)
+	@$(BIN)/python -m bench $(BENCH)
+
+docs: setup     ## Write the generated pages of docs/
+	@$(BIN)/python -m raftkv.config.docs > docs/configuration.md
+
+clean:          ## Remove .venv and caches; never data
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
