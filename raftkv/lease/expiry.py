@@ -128,7 +128,12 @@ class ExpiryClock:
         """Deadline = now + granted TTL (L-20). False when it has run out already (L-25)."""
         if lease.expires_at_s <= now_s:
             return False
-        lease.expires_at_s = now_s + lease.ttl_s
+        deadline_s = now_s + lease.ttl_s
+        if deadline_s < lease.expires_at_s:
+            # The first renewal under a new leader takes back what `extend_s` and the spreading had added; an
+            # entry left in its later place would have the lease expire too late.
+            self._deadlines.push(deadline_s, lease)
+        lease.expires_at_s = deadline_s
         return True
 
     def expired(self, now_s: float, limit: int) -> list[int]:

@@ -78,7 +78,7 @@ class Catchup:
         self._walks: deque[Walk] = deque()
         """In the order of their turns. At most MAX_WALKS."""
         self._waiting: dict[Watcher, None] = {}
-        """Watchers that found MAX_WALKS under way, until one of these ends. Bounded by the number of watchers."""
+        """Watchers that found MAX_WALKS under way, until one of these ends. At most all watchers."""
 
     def __bool__(self) -> bool:
         return bool(self._walks)

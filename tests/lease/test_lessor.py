@@ -187,6 +187,14 @@ def test_change_of_leader_expires_nothing_l50(disk: Disk, lessor: Lessor) -> Non
     assert lessor.expired(1e9 + 6.0) == [7]
 
 
+def test_renewal_takes_back_the_extension_of_a_new_leader_l20_l50(disk: Disk, lessor: Lessor) -> None:
+    lessor.grant(disk.txn, 7, 5)
+    lessor.promote(0.0, 100.0)
+    assert lessor.renew(7, 1.0) == 5
+    assert lessor.next_deadline_s(1.0) == 6.0
+    assert lessor.expired(6.0) == [7]
+
+
 def test_lost_revoke_is_proposed_again_after_seven_seconds_l15(disk: Disk, lessor: Lessor) -> None:
     lessor.promote(0.0, 1.0)
     lessor.grant(disk.txn, 7, 5)
