@@ -21,8 +21,8 @@ class Histogram:
     __slots__ = ("_coarse", "_fine", "count", "max_us", "total_us")
 
     def __init__(self) -> None:
-        self._fine = array("L", bytes(8 * FINE_BUCKETS))
-        self._coarse = array("L", bytes(8 * COARSE_BUCKETS))
+        self._fine = array("Q", bytes(8 * FINE_BUCKETS))
+        self._coarse = array("Q", bytes(8 * COARSE_BUCKETS))
         self.count = 0
         self.total_us = 0
         self.max_us = 0

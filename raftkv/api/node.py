@@ -30,6 +30,7 @@ from raftkv.server import Node, boot
 
 if TYPE_CHECKING:
     from raftkv.config import Config, Url
+    from raftkv.rpc.grpcio_server import GrpcioServer
     from raftkv.rpc.service import Routes
 
 _log = logging.getLogger(__name__)
@@ -59,8 +60,7 @@ async def _run(config: Config) -> int:
         await node.stop()
         raise StartError(f"this member cannot start: {failure}") from failure
     server = _make_server(config, loop, node)
-    for sock in sockets:
-        await server.start(sock)
+    await _listen(server, sockets)
     # What start-up made stays for good: the collector need not look at it again.
     gc.collect()
     gc.freeze()
@@ -70,7 +70,23 @@ async def _run(config: Config) -> int:
     return await _shut_down(node, server)
 
 
-async def _shut_down(node: Node, server: Listener) -> int:
+async def _listen(server: Listener | GrpcioServer, sockets: list[socket.socket]) -> None:
+    if isinstance(server, Listener):
+        for sock in sockets:
+            await server.start(sock)
+        return
+    for sock in sockets:  # grpcio binds for itself; ours have found a port in use before the data was opened
+        address = sock.getsockname()
+        sock.close()
+        server.add_port(f"{_host(address[0])}:{address[1]}")
+    await server.start()
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+async def _shut_down(node: Node, server: Listener | GrpcioServer) -> int:
     failed = node.stopped.done()
     _log.info("stopping", extra={"kv": {"failed": failed}})
     await server.drain()
@@ -93,7 +109,7 @@ def routes(context: ApiContext, watch: WatchService) -> Routes:
     )
 
 
-def _make_server(config: Config, loop: asyncio.AbstractEventLoop, node: Node) -> Listener:
+def _make_server(config: Config, loop: asyncio.AbstractEventLoop, node: Node) -> Listener | GrpcioServer:
     context = ApiContext(node)
     watch = WatchService(context)
     node.on_tick(watch.on_tick)

@@ -56,9 +56,6 @@ class DeadlineHeap:
         """lease id -> serial of its live entry."""
         self._serial = 0
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def push(self, time_s: float, lease: Lease) -> None:
         """Enter a lease, or replace its entry."""
         self._serial += 1

@@ -50,6 +50,10 @@ def _sorted_json_keys(match: re.Match[str]) -> str:
     return f'"keys":[{",".join(sorted(match[1].split(",")))}]'
 
 
+def _sorted_lines(match: re.Match[str]) -> str:
+    return "".join(sorted(match[0].splitlines(keepends=True)))
+
+
 def _table_rule(match: re.Match[str]) -> str:
     return re.sub("-+", "-", match[0])
 
@@ -102,6 +106,7 @@ _REWRITES: Final[tuple[_Rewrite, ...]] = (
     (re.compile(r'"TTL" : (\d+)\n"GrantedTTL" : (\d+)'), _remaining_fields),
     (re.compile(r"attached keys\(\[([^\]]+)\]\)"), _sorted_keys),
     (re.compile(r'"keys":\[([^\]]+)\]'), _sorted_json_keys),
+    (re.compile(r'^(?:"Key" : .*\n){2,}', re.MULTILINE), _sorted_lines),
     # check perf.
     (re.compile(r"Throughput is \d+ writes/s"), "Throughput is <n> writes/s"),
     (re.compile(r"(request took|Stddev is) [\d.]+s"), r"\1 <time>"),

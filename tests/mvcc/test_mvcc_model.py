@@ -58,14 +58,17 @@ some_key = st.sampled_from(KEYS)
 some_end = st.one_of(st.just(b""), st.just(b"\x00"), st.sampled_from(BOUNDS))
 some_value = st.one_of(st.binary(max_size=3), st.just(Brief(b"x" * 3000)))
 some_lease = st.sampled_from([0, 0, 7, -1])
+some_put = st.tuples(st.just("put"), some_key, some_value, some_lease)
 some_op = st.one_of(
-    st.tuples(st.just("put"), some_key, some_value, some_lease),
-    st.tuples(st.just("put"), some_key, some_value, some_lease),
+    some_put,
+    some_put,
+    some_put,
     st.tuples(st.just("put_with"), some_key, st.none() | some_value, st.none() | some_lease),
+    st.tuples(st.just("delete"), some_key, st.just(b"")),
     st.tuples(st.just("delete"), some_key, some_end),
     st.tuples(st.just("range"), some_key, some_end),
 )
-some_batch = st.lists(st.lists(some_op, max_size=4), min_size=1, max_size=4)
+some_batch = st.lists(st.lists(some_op, max_size=6), min_size=1, max_size=4)
 some_bound = st.sampled_from([0, 0, 1, 2, 3, 5, 8, 13])
 some_range = st.fixed_dictionaries(
     {"key": st.sampled_from(BOUNDS), "range_end": some_end, "limit": st.integers(-1, 5)},
@@ -206,6 +209,18 @@ class StoreBesideHistory(RuleBasedStateMachine):
                 assert response(self.disk.store.range(txn, query)) == expected
                 assert result.revision == self.model.revision
 
+    @rule(
+        ends=st.tuples(st.integers(0, len(BOUNDS) - 1), st.integers(1, len(BOUNDS))), back=st.integers(0, 12)
+    )
+    def count(self, ends: tuple[int, int], back: int) -> None:
+        """RNG-07 by the block counters, both for count_only and for what a limit leaves."""
+        revision = max(self.model.revision - back, self.model.compacted, 1)
+        key = BOUNDS[ends[0]]
+        range_end = BOUNDS[ends[0] + ends[1]] if sum(ends) < len(BOUNDS) else b"\x00"
+        expected = len(self.model.within(key, range_end, revision))
+        assert self.disk.range(key, range_end, revision=revision, count_only=True).count == expected
+        assert self.disk.range(key, range_end, revision=revision, limit=1).count == expected
+
     @rule(key=some_key, back=st.integers(0, 12))
     def read_one(self, key: bytes, back: int) -> None:
         revision = max(1, self.model.revision - back)
@@ -235,6 +250,13 @@ class StoreBesideHistory(RuleBasedStateMachine):
                 return
             self.disk.store.schedule_compaction(txn, revision)
         self.model.compacted = revision
+
+    @rule()
+    def compact_all(self) -> None:
+        """At the newest revision, which may be a tombstone's, and to the end."""
+        self.compact(back=0)
+        while not self.disk.compact_step(7):
+            pass
 
     @precondition(lambda self: self.disk.store.compaction.pending)
     @rule(events=st.integers(1, 20), crash=st.sampled_from([False, False, True]))

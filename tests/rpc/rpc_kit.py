@@ -206,9 +206,10 @@ class Peer:
         return out
 
 
-def bound_socket() -> tuple[socket.socket, int]:
+def bound_socket(port: int = 0) -> tuple[socket.socket, int]:
     sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
     return sock, sock.getsockname()[1]
 
 

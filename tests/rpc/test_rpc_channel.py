@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -206,9 +205,7 @@ def test_reconnects_after_a_loss_and_says_what_may_have_happened() -> None:
         assert caught.value.code is Code.UNAVAILABLE
         assert "there is no" not in caught.value.text
         again = Listener(loop, service.routes)
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", port))
+        sock, _ = bound_socket(port)
         await again.start(sock)
         await until(lambda: channel.state is not ChannelState.BACKING_OFF)
         assert await channel.unary_future(UNARY, b"back") == b"back"

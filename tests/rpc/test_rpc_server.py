@@ -188,9 +188,7 @@ def test_a_stream_ended_by_us_carries_its_status(serve: Callable[..., None]) -> 
         service.streams[0].call.fail(Code.UNAVAILABLE, "etcdserver: no leader")
         assert service.streams[0].closed == 1
         assert await stream.read() == b"last words"
-        assert await stream.read() is grpc.aio.EOF
-        assert await stream.code() is grpc.StatusCode.UNAVAILABLE
-        assert await stream.details() == "etcdserver: no leader"
+        assert await error_of(stream.read()) == (grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
 
     serve(scenario)
 

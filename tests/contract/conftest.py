@@ -1,0 +1,92 @@
+"""Members under contract: one for all tests of a worker and RPC server, and fresh ones where history matters."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from contract_support import Client, new_prefix
+from helpers.grpc_calls import connect
+from helpers.processes import Program, Server
+
+_ETCD = os.environ.get("RAFTKV_TEST_SUBJECT") == "etcd"
+_RPC_SERVERS = ("etcd",) if _ETCD else ("native", "grpcio")
+
+StartServer = Callable[..., Server]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "beyond_etcd(reason): a rule that the real etcd of the calibration run (3.5.1) does not have"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _skip_what_etcd_lacks(request: pytest.FixtureRequest, subject_program: Program) -> None:
+    marker = request.node.get_closest_marker("beyond_etcd")
+    if marker is not None and subject_program.kind == "etcd":
+        pytest.skip(marker.args[0])
+
+
+@pytest.fixture(scope="session", params=_RPC_SERVERS)
+def shared_server(
+    request: pytest.FixtureRequest, subject_program: Program, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Served by each of the two RPC servers in turn; the answers must not differ."""
+    if subject_program.kind == "etcd":
+        flags = ["--experimental-watch-progress-notify-interval=200ms"]
+    else:
+        flags = ["--watch-progress-notify-interval=200ms", f"--rpc-server={request.param}"]
+    server = Server(subject_program, tmp_path_factory.mktemp("contract"), flags)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_client(shared_server: Server) -> Iterator[Client]:
+    with connect(shared_server.endpoint) as channel:
+        yield Client(channel)
+
+
+@pytest.fixture
+def client(shared_client: Client) -> Client:
+    """A client of the shared member. Nobody else writes to it while the test runs."""
+    return shared_client
+
+
+@pytest.fixture
+def prefix() -> bytes:
+    """Keys below it belong to this test alone."""
+    return new_prefix()
+
+
+@pytest.fixture
+def start_server(
+    subject_program: Program, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartServer]:
+    """`start_server("--flag=x")`: a serving member of the test's own."""
+    with ExitStack() as stack:
+
+        def start(*flags: str) -> Server:
+            server = Server(subject_program, tmp_path_factory.mktemp("contract"), flags)
+            stack.callback(server.stop)
+            return server.start()
+
+        yield start
+
+
+@pytest.fixture
+def connected() -> Iterator[Callable[[Server], Client]]:
+    """`connected(server)`: a client, closed when the test ends."""
+    with ExitStack() as stack:
+        yield lambda server: Client(stack.enter_context(connect(server.endpoint)))
+
+
+@pytest.fixture
+def fresh(start_server: StartServer, connected: Callable[[Server], Client]) -> Client:
+    """A client of an empty member."""
+    return connected(start_server())
+
+
