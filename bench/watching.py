@@ -40,9 +40,7 @@ class _Watchers:
         self._created: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._call: StreamCall = channel.stream(WATCH_PATH, self)
         request = rpc_pb2.WatchRequest(
-            create_request=rpc_pb2.WatchCreateRequest(
-                key=fanout.prefix, range_end=prefix_end(fanout.prefix)
-            )
+            create_request=rpc_pb2.WatchCreateRequest(key=fanout.prefix, range_end=prefix_end(fanout.prefix))
         ).SerializeToString()
         for _ in range(count):
             self._call.send(request)
@@ -140,8 +138,7 @@ async def drive_watch(options: LoadOptions) -> LoadResult:
             result.errors[f"events missing {DRAIN_TIMEOUT_S:g} s after the last put"] = missing
         return result
     finally:
-        fanout_channels = [*channels, writer]
-        close(fanout_channels)
+        close([*channels, writer])
 
 
 async def _create_watchers(fanout: _Fanout, channels: list[Channel], options: LoadOptions) -> None:

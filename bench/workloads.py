@@ -78,9 +78,7 @@ def _txn(shape: Shape) -> bytes:
     put = rpc_pb2.PutRequest(key=key, value=value_of(shape.value_bytes))
     message = rpc_pb2.TxnRequest(
         compare=[
-            rpc_pb2.Compare(
-                key=key, target=rpc_pb2.Compare.MOD, result=rpc_pb2.Compare.EQUAL, mod_revision=0
-            )
+            rpc_pb2.Compare(key=key, target=rpc_pb2.Compare.MOD, result=rpc_pb2.Compare.EQUAL, mod_revision=0)
         ],
         success=[rpc_pb2.RequestOp(request_put=put)],
         failure=[rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key))],

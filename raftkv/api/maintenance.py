@@ -1,14 +1,18 @@
-"""etcdserverpb.Maintenance: status, alarms, hashes."""
+"""etcdserverpb.Maintenance: status, alarms, hashes, defragmentation; snapshots are in `snapshot`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftkv.api.errors import NO_LEADER, refuse, status_of
+from raftkv.api.errors import BAD_LEADER_TRANSFEREE, NO_LEADER, refuse, status_of
+from raftkv.api.snapshot import SnapshotStream
 from raftkv.apply import Kind
+from raftkv.backend import BackendError
 from raftkv.mvcc import MvccError
 from raftkv.pb import rpc_pb2
+from raftkv.rpc.codes import Code
 from raftkv.rpc.service import Service
+from raftkv.server.errors import NodeError
 from raftkv.version import ETCD_VERSION, STORAGE_VERSION
 
 if TYPE_CHECKING:
@@ -28,7 +32,10 @@ class Maintenance:
             Service("etcdserverpb.Maintenance")
             .unary("Status", self.status)
             .unary("Alarm", self.alarm)
+            .unary("Defragment", self.defragment)
             .unary("HashKV", self.hash_kv)
+            .server_stream("Snapshot", lambda call: SnapshotStream(self._context, call))
+            .unary("MoveLeader", self.move_leader)
         )
 
     def status(self, call: Call, _message: bytes) -> None:
@@ -65,6 +72,30 @@ class Maintenance:
             self._context.refuse_malformed(call, damage)
             return
         self._context.propose(call, Kind.ALARM, message)
+
+    def defragment(self, call: Call, _message: bytes) -> None:
+        """Only this member's store; the cluster goes on (MT-30). The response has no header (G-16)."""
+        self._node.spawn(self._defragment(call))
+
+    async def _defragment(self, call: Call) -> None:
+        try:
+            await self._node.defragment()
+        except (NodeError, BackendError, OSError) as failure:
+            call.fail(Code.UNKNOWN, str(failure))
+        else:
+            call.reply(b"")
+
+    def move_leader(self, call: Call, message: bytes) -> None:
+        try:
+            request = rpc_pb2.MoveLeaderRequest.FromString(message)
+        except Exception as damage:
+            self._context.refuse_malformed(call, damage)
+            return
+        # With one voter the only member that could lead is the one that does (MT-41, MT-42).
+        if request.targetID == self._node.leader_id:
+            call.reply(b"")
+        else:
+            refuse(call, BAD_LEADER_TRANSFEREE)
 
     def hash_kv(self, call: Call, message: bytes) -> None:
         try:

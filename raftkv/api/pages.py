@@ -1,16 +1,20 @@
-"""The pages of the client port that are plain HTTP: /health and /version.
+"""The pages that are plain HTTP: /health, /livez, /readyz and /version, and who may ask for them.
 
-Short bodies for probes and tools; everything else is 404. The JSON gateway is not here.
+Short bodies for probes and tools; everything else is 404. Owns the checks behind the probes; the JSON gateway
+and /metrics are not here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 from raftkv.api.errors import status_of
+from raftkv.apply import CORRUPT
 from raftkv.pb import rpc_pb2
 from raftkv.version import ETCD_VERSION, STORAGE_VERSION
 
@@ -18,64 +22,228 @@ if TYPE_CHECKING:
     from raftkv.rpc.http_exchange import HttpExchange
     from raftkv.server import Node
 
+_log = logging.getLogger(__name__)
+
+Headers: TypeAlias = Sequence[tuple[str, str]]
+
 _JSON: Final = [("content-type", "application/json")]
 _TEXT: Final = [("content-type", "text/plain; charset=utf-8"), ("x-content-type-options", "nosniff")]
+_CORS: Final = [
+    ("access-control-allow-methods", "POST, GET, OPTIONS, PUT, DELETE"),
+    ("access-control-allow-headers", "accept, content-type, authorization"),
+]
+_MISDIRECTED: Final = (
+    b"The Host header of this request names a host that this server does not answer for.\n"
+    b"Use a name that --host-whitelist allows, or add this one to it.\n"
+)
+
+
+class Guard:
+    """Who may ask: the hosts a request may name, against DNS rebinding (H-09), and the origins that may read
+    the answer (H-10)."""
+
+    def __init__(self, hosts: Iterable[str], origins: Iterable[str]) -> None:
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._origins = frozenset(origins)
+
+    def admits(self, exchange: HttpExchange) -> bool:
+        return "*" in self._hosts or _host_name(exchange.header("host") or "") in self._hosts
+
+    def cors(self, exchange: HttpExchange) -> Headers:
+        """Headers of any answer to this request."""
+        origin = "*" if "*" in self._origins else exchange.header("origin")
+        if origin is None or origin not in self._origins:
+            return ()
+        return [*_CORS, ("access-control-allow-origin", origin)]
+
+
+def _host_name(host: str) -> str:
+    """Without the port, and an IPv6 address without its brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+class _Request:
+    """An exchange as a page sees it. `respond` may be called later, and by whoever finds the answer."""
+
+    __slots__ = ("_common_headers", "_exchange", "path", "query")
+
+    def __init__(self, exchange: HttpExchange, common_headers: Headers) -> None:
+        target = urlsplit(exchange.target)
+        self._exchange = exchange
+        self._common_headers = common_headers
+        self.path = target.path
+        self.query: Mapping[str, Sequence[str]] = parse_qs(target.query, keep_blank_values=True)
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        self._exchange.respond(status, [*headers, *self._common_headers], body)
+
+
+Page: TypeAlias = Callable[[_Request], None]
 
 
 class Pages:
-    def __init__(self, node: Node) -> None:
+    """`handle` serves all pages to clients, `handle_probe` the health pages to whoever comes (H-07, H-08)."""
+
+    def __init__(self, node: Node, guard: Guard) -> None:
         self._node = node
-        self._pages: dict[str, Callable[[HttpExchange, dict[str, list[str]]], None]] = {
-            "/health": self._health,
-            "/version": self._version,
-        }
+        self._guard = guard
+        self._probes: dict[str, Page] = {"/health": self._health}
+        for path, checks in CHECKS.items():
+            self._probes[path] = partial(_run_chosen, node, checks)
+            for name, check in checks.items():
+                self._probes[f"{path}/{name}"] = partial(_run, node, {name: check})  # H-53
+        self._pages: dict[str, Page] = {**self._probes, "/version": self._version}
 
     def handle(self, exchange: HttpExchange) -> None:
-        target = urlsplit(exchange.target)
-        page = self._pages.get(target.path)
-        if page is None:
-            exchange.respond(404, _TEXT, b"404 page not found\n")
-        elif exchange.method not in ("GET", "HEAD"):
-            exchange.respond(405, [*_TEXT, ("allow", "GET")], b"Method Not Allowed\n")
+        if not self._guard.admits(exchange):
+            _log.warning(
+                "refused a request for an unknown host", extra={"kv": {"host": exchange.header("host")}}
+            )
+            exchange.respond(421, _TEXT, _MISDIRECTED)
+            return
+        cors = self._guard.cors(exchange)
+        if exchange.method == "OPTIONS":
+            exchange.respond(200, cors)
         else:
-            page(exchange, parse_qs(target.query, keep_blank_values=True))
+            _dispatch(self._pages, exchange, cors)
 
-    def _version(self, exchange: HttpExchange, _query: dict[str, list[str]]) -> None:
+    def handle_probe(self, exchange: HttpExchange) -> None:
+        """Without the guard: a kubelet names the host as it likes, and no browser comes here."""
+        _dispatch(self._probes, exchange, ())
+
+    def _version(self, request: _Request) -> None:
         """H-60."""
         versions = {
             "etcdserver": ETCD_VERSION,
             "etcdcluster": self._node.applier.cluster_version or "not_decided",
             "storage": STORAGE_VERSION,
         }
-        exchange.respond(200, _JSON, json.dumps(versions, separators=(",", ":")).encode())
+        request.respond(200, _JSON, json.dumps(versions, separators=(",", ":")).encode())
 
-    def _health(self, exchange: HttpExchange, query: dict[str, list[str]]) -> None:
-        """H-40 to H-44: alarms, then a leader, then a read."""
-        excluded = set(query.get("exclude", ()))
+    def _health(self, request: _Request) -> None:
+        """H-40 to H-46: alarms, then a leader, then a read."""
+        excluded = set(request.query.get("exclude", ()))
         for _, alarm in self._node.alarms.active():
             name = rpc_pb2.AlarmType.Name(alarm)  # type: ignore[arg-type]
             if name not in excluded:
-                _answer_health(exchange, f"ALARM {name}")
+                _answer_health(request, f"ALARM {name}")
                 return
-        if query.get("serializable") == ["true"]:
-            self._finish_health(exchange, None)
+        report = partial(_answer_read_health, request)
+        if request.query.get("serializable", [""])[0] == "true":
+            _serializable_read(self._node, report)
         elif not self._node.leader_id:
-            _answer_health(exchange, "RAFT NO LEADER")
+            _answer_health(request, "RAFT NO LEADER")
         else:
-            self._node.linearizable(self._finish_health, exchange)
-
-    def _finish_health(self, exchange: HttpExchange, error: Exception | None) -> None:
-        if error is not None:
-            _answer_health(exchange, f"RANGE ERROR:{status_of(error).text}")
-            return
-        self._node.store.get(self._node.backend.read(), b"health")
-        _answer_health(exchange, "")
+            _linearizable_read(self._node, report)
 
 
-def _answer_health(exchange: HttpExchange, reason: str) -> None:
+def _dispatch(pages: Mapping[str, Page], exchange: HttpExchange, common_headers: Headers) -> None:
+    request = _Request(exchange, common_headers)
+    page = pages.get(request.path)
+    if page is None:
+        request.respond(404, _TEXT, b"404 page not found\n")
+    elif exchange.method != "GET":
+        request.respond(405, [*_TEXT, ("allow", "GET")], b"Method Not Allowed\n")
+    else:
+        page(request)
+
+
+def _answer_read_health(request: _Request, error: str) -> None:
+    _answer_health(request, f"RANGE ERROR:{error}" if error else "")
+
+
+def _answer_health(request: _Request, reason: str) -> None:
     # `health` is a string, and the body of a failure ends in a newline: probes compare bytes (H-40).
     body = json.dumps({"health": "false" if reason else "true", "reason": reason}, separators=(",", ":"))
     if reason:
-        exchange.respond(503, _TEXT, body.encode() + b"\n")
+        request.respond(503, _TEXT, body.encode() + b"\n")
     else:
-        exchange.respond(200, _JSON, body.encode())
+        request.respond(200, _JSON, body.encode())
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+Report: TypeAlias = Callable[[str], None]
+"""Told once, now or later: why the check fails, or the empty text."""
+Check: TypeAlias = "Callable[[Node, Report], None]"
+
+
+def _data_corruption(node: Node, report: Report) -> None:
+    """H-54."""
+    report("alarm activated: CORRUPT" if node.alarms.active(CORRUPT) else "")
+
+
+def _serializable_read(node: Node, report: Report) -> None:
+    try:
+        node.store.get(node.backend.read(), b"health")
+    except Exception as failure:  # whatever it is, saying so is what a probe is for
+        report(str(failure) or type(failure).__name__)
+    else:
+        report("")
+
+
+def _linearizable_read(node: Node, report: Report) -> None:
+    """H-55. Bounded by the request timeout (H-46)."""
+    node.linearizable(_on_read_allowed, (node, report))
+
+
+def _on_read_allowed(context: tuple[Node, Report], refusal: Exception | None) -> None:
+    node, report = context
+    if refusal is None:
+        _serializable_read(node, report)
+    else:
+        report(status_of(refusal).text)
+
+
+def _non_learner(node: Node, report: Report) -> None:
+    member = node.members.get(node.member_id)
+    report("not supported for learner" if member is not None and member.is_learner else "")
+
+
+CHECKS: Final[Mapping[str, Mapping[str, Check]]] = {
+    "/livez": {"serializable_read": _serializable_read},
+    "/readyz": {
+        "data_corruption": _data_corruption,
+        "serializable_read": _serializable_read,
+        "linearizable_read": _linearizable_read,
+        "non_learner": _non_learner,
+    },
+}
+"""Path -> name -> check (contract section 10.4)."""
+
+
+def _run_chosen(node: Node, checks: Mapping[str, Check], request: _Request) -> None:
+    """All checks but the excluded ones (H-52)."""
+    excluded = set(request.query.get("exclude", ()))
+    unknown = sorted(excluded.difference(checks, ("",)))
+    if unknown:
+        fields = {"path": request.path, "exclude": unknown}
+        _log.warning("a probe excludes checks that do not exist", extra={"kv": fields})
+    _run(node, {name: check for name, check in checks.items() if name not in excluded}, request)
+
+
+def _run(node: Node, checks: Mapping[str, Check], request: _Request) -> None:
+    """Run them side by side and answer when the last has reported (H-50, H-51)."""
+    errors: dict[str, str] = {}
+
+    def report(name: str, error: str) -> None:
+        errors[name] = error
+        if len(errors) == len(checks):
+            _answer_probe(request, [(each, errors[each]) for each in checks])
+
+    if not checks:
+        _answer_probe(request, [])
+    for name, check in checks.items():
+        check(node, partial(report, name))
+
+
+def _answer_probe(request: _Request, results: Sequence[tuple[str, str]]) -> None:
+    lines = "".join(f"[-]{name} failed: {error}\n" if error else f"[+]{name} ok\n" for name, error in results)
+    failed = [name for name, error in results if error]
+    if failed:
+        _log.warning("a probe failed", extra={"kv": {"path": request.path, "checks": failed}})
+        request.respond(503, _TEXT, lines.encode())
+    else:
+        request.respond(200, _TEXT, f"{lines if 'verbose' in request.query else ''}ok\n".encode())

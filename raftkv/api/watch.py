@@ -103,7 +103,7 @@ class WatchStream:
     def _create(self, request: rpc_pb2.WatchRequest) -> None:
         create = request.create_request
         watch_id = create.watch_id
-        if watch_id < 0 or watch_id in self._ids:
+        if watch_id < 0 or (watch_id and watch_id in self._ids):  # 0 asks for one that is free
             self._refuse_creation(_DUPLICATE_ID)
             return
         hub = self._context.node.hub

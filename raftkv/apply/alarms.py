@@ -30,6 +30,10 @@ class Alarms:
     def load(self, txn: ReadTxn) -> None:
         self._active = [unpack_alarm(key) for key, _ in txn.cursor(self._tables.alarms)]
 
+    def rebind(self, tables: Tables) -> None:
+        """The environment was reopened: its old handles are dead."""
+        self._tables = tables
+
     def active(self, alarm_type: int = NONE) -> list[tuple[int, int]]:
         """(member id, alarm type) of all, or of one type (AL-02)."""
         return [each for each in self._active if alarm_type in (NONE, each[1])]

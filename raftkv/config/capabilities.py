@@ -1,4 +1,4 @@
-"""What this version of raftkv cannot do yet, and so must refuse at start rather than ignore.
+"""What this version of raftkv cannot do yet, and so must refuse or at least mention at start, never ignore.
 
 The one switch: when a capability is built, its row leaves `UNSUPPORTED`, and every setting that needs it is
 served. Nothing else in the configuration changes.
@@ -18,7 +18,10 @@ class Capability(Enum):
     PEER_TLS = "TLS between members"
     CLUSTERING = "a cluster of several members"
     DISCOVERY = "cluster discovery"
+    AUTH = "authentication"
     JWT = "authentication by JWT"
+    GATEWAY = "the JSON gateway"
+    METRICS = "the /metrics page"
     TRACING = "distributed tracing"
 
 
@@ -30,6 +33,9 @@ UNSUPPORTED: Final[Unsupported] = {
     Capability.PEER_TLS: "Leave the --peer-* certificate settings out; a single member talks to no peer.",
     Capability.CLUSTERING: "Start one member whose --initial-cluster names only itself.",
     Capability.DISCOVERY: "Name the members with --initial-cluster instead.",
+    Capability.AUTH: "Leave --auth-token out, and let only trusted clients reach the client URLs.",
     Capability.JWT: "Use --auth-token=simple.",
-    Capability.TRACING: "Leave --enable-distributed-tracing out; metrics and slow-request logs are served.",
+    Capability.GATEWAY: "Call the gRPC services.",
+    Capability.METRICS: "Poll /health, /livez and /readyz.",
+    Capability.TRACING: "Leave --enable-distributed-tracing out; applying that takes long is logged.",
 }

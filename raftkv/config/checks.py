@@ -276,6 +276,11 @@ def _things_to_mention(subject: Subject) -> None:
         subject.notice(
             "the member has the default name; name every member of a cluster differently", name="default"
         )
+    if values["rpc-server"] == "grpcio" and not values["listen-client-http-urls"]:
+        subject.notice(
+            "the grpcio server answers gRPC only; pages like /health need URLs of their own",
+            flag="listen-client-http-urls",
+        )
     if values["unsafe-no-fsync"]:
         subject.notice(
             "nothing waits for the disk; a power failure will lose acknowledged writes",

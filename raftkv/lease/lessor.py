@@ -155,11 +155,9 @@ class Lessor:
         return self._lease(lease_id).ttl_s
 
     def ids(self) -> list[int]:
-        """All leases: on the leader those that run out first come first, elsewhere by id (L-34)."""
-        return [
-            lease.id
-            for lease in sorted(self._leases.values(), key=lambda lease: (lease.expires_at_s, lease.id))
-        ]
+        """All leases: on the leader those that run out first come first, those that tie and elsewhere all as they were
+        granted (L-34)."""
+        return [lease.id for lease in sorted(self._leases.values(), key=lambda lease: lease.expires_at_s)]
 
     # --- the leader's clock ---------------------------------------------------------------------------------
 

@@ -79,6 +79,10 @@ class Members:
         self._by_id = {member.id: member for member in members}
         self._removed = {unpack_u64(key) for key, _ in txn.cursor(self._tables.members_removed)}
 
+    def rebind(self, tables: Tables) -> None:
+        """The environment was reopened: its old handles are dead."""
+        self._tables = tables
+
     def __iter__(self) -> Iterator[Member]:
         return iter(self._by_id.values())
 

@@ -18,18 +18,21 @@ class Expiring(Protocol):
 
 
 class Deadlines:
-    __slots__ = ("_buckets", "_request_sweep", "_swept")
+    __slots__ = ("_armed", "_buckets", "_request_sweep", "_swept")
 
     def __init__(self, request_sweep: Callable[[], None]) -> None:
         self._request_sweep = request_sweep
         """Asks the owner to call `sweep` after TICK_S; called once until `sweep` runs."""
         self._buckets: dict[int, dict[Expiring, None]] = {}
         """By tick, in order of arrival. A bucket exists only while it holds a call."""
+        self._armed = False
+        """A sweep has been asked for and has not run."""
         self._swept = 0
 
     def add(self, call: Expiring, deadline: float, now: float) -> int:
         """Returns the tick, which `discard` wants back."""
-        if not self._buckets:
+        if not self._armed:
+            self._armed = True
             self._swept = int(now / TICK_S)
             self._request_sweep()
         tick = max(int(deadline / TICK_S), self._swept) + 1
@@ -55,5 +58,6 @@ class Deadlines:
             for call in list(self._buckets.pop(tick, ())):
                 call.on_deadline()
         self._swept = due
-        if self._buckets:
+        self._armed = bool(self._buckets)
+        if self._armed:
             self._request_sweep()

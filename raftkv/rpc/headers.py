@@ -76,7 +76,7 @@ HuffmanString = tuple[int, int, int, int]
 def _walk(block: bytes) -> tuple[bool, list[HuffmanString]]:
     """Whether a block will insert into the dynamic table or resize it, and its Huffman strings.
 
-    Checks the structure of every field (RFC 7541 section 6) and that no size update follows one (section 4.2).
+    Checks the structure of every field (RFC 7541 section 6) and that no size update follows one (4.2).
     """
     changes = False
     huffman: list[HuffmanString] = []

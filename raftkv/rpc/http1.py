@@ -20,7 +20,8 @@ __all__ = ["Http1Connection", "HttpExchange", "HttpHandler"]
 logger = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Request line and headers of one request. Beyond: 431."""
+"""Request line and headers of one request while they are incomplete, so a head may be larger by what one read
+brings. Beyond: 431."""
 OPENING_BYTES = 8192
 """How much of a connection's beginning is looked at to tell whether it is HTTP/1 at all."""
 MAX_PIPELINED_BYTES = 256 * 1024

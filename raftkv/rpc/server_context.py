@@ -102,7 +102,9 @@ class ServerContext:
         return self._with_timeout(head, headers)
 
     def _with_timeout(self, head: CallHead, headers: list[Header]) -> tuple[CallHead, float | None]:
-        at = [name for name, _, _ in headers].index(b"grpc-timeout")
+        at = len(headers) - 1
+        while headers[at][0] != b"grpc-timeout":
+            at -= 1
         if at + 1 < len(headers) and headers[at + 1][0].startswith(b":"):
             return CallHead(), None
         try:

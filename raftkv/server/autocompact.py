@@ -1,8 +1,8 @@
 """Automatic compaction: which revision is old enough, and asking for it (CMP-12).
 
-A plan looks at the current revision at regular samples and names what may go; `AutoCompactor` proposes it, on the
-leader only, for a compaction goes through the log (CMP-04). Followers sample all the same, so that a new leader knows
-the past. Time is handed in; what is deleted, and when, is not decided here.
+A plan looks at the current revision at regular samples and names what may go; `AutoCompactor` proposes it, on
+the leader only, for a compaction goes through the log (CMP-04). Followers sample all the same, so that a new
+leader knows the past. Time is handed in; what is deleted, and when, is not decided here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Plan(Protocol):
 class Periodic:
     """Keeps the history of the last `period_s` seconds.
 
-    Counts samples instead of comparing times: a late sample then makes the history kept longer, never shorter.
+    Counts samples and compares no times: a late sample makes the history kept longer, never shorter.
     """
 
     __slots__ = ("_samples", "_since_compaction", "first_sample_s", "interval_s", "mode")
@@ -57,13 +57,12 @@ class Periodic:
         self.mode = "periodic"
         self.first_sample_s = 0.0
         self.interval_s = min(period_s, HOUR_S) / SAMPLES_PER_COMPACTION
-        # At most an hour is cut in ten: a period up to that has ten samples, which no division need find out.
-        kept = math.ceil(period_s * SAMPLES_PER_COMPACTION / HOUR_S) if period_s > HOUR_S else SAMPLES_PER_COMPACTION
+        kept = math.ceil(max(period_s / HOUR_S, 1) * SAMPLES_PER_COMPACTION)
         self._samples: deque[int] = deque(maxlen=kept)
-        """Revisions of the last samples, oldest first. When full, the next sample finds the oldest to be a period
-        old, and drops it."""
+        """Revisions at the last samples, oldest first. When it is full, the oldest is a period old at the
+        next sample, which drops it."""
         self._since_compaction = SAMPLES_PER_COMPACTION
-        """Samples taken since the last compaction; from ten on the next one is due."""
+        """Samples since the last compaction. Once there are SAMPLES_PER_COMPACTION, the next one is due."""
 
     def sample(self, revision: int) -> int:
         samples = self._samples
@@ -119,7 +118,7 @@ class AutoCompactor:
         """What was compacted last: the same is not asked for again while nothing is written."""
 
     def on_tick(self, now: float) -> None:
-        """To be called several times per sampling interval; `now` in seconds of any clock that does not go back."""
+        """Call it more often than samples are due; `now` in seconds of any clock that does not go back."""
         if self._next_sample_s is None:
             self._next_sample_s = now + self._plan.first_sample_s
         if now >= self._next_sample_s:

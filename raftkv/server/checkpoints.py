@@ -32,7 +32,9 @@ class Checkpoints:
         "_last_s",
         "_loop",
         "_on_failed",
+        "_paused",
         "_storage",
+        "_syncing",
         "_threads",
         "_wal",
     )
@@ -55,16 +57,19 @@ class Checkpoints:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._checkpoint: Checkpoint | None = None
         """The one being synced."""
+        self._syncing: asyncio.Future[None] | None = None
+        self._paused = False
         self._last_s = loop.time()
 
     def on_tick(self, now: float) -> None:
-        if self._checkpoint is not None or now - self._last_s < INTERVAL_S:
+        if self._paused or self._checkpoint is not None or now - self._last_s < INTERVAL_S:
             return
         self._last_s = now
         checkpoint = self._backend.begin_checkpoint()
         if checkpoint is not None:
             self._checkpoint = checkpoint
-            self._loop.run_in_executor(self._threads, checkpoint.sync).add_done_callback(self._on_synced)
+            self._syncing = self._loop.run_in_executor(self._threads, checkpoint.sync)
+            self._syncing.add_done_callback(self._on_synced)
 
     def _on_synced(self, future: asyncio.Future[None]) -> None:
         checkpoint, self._checkpoint = self._checkpoint, None
@@ -87,8 +92,20 @@ class Checkpoints:
         # The kernel may have dropped the pages that it could not write: what is on disk is no longer known.
         self._on_failed(failure if isinstance(failure, Exception) else RuntimeError(str(failure)))
 
+    def pause(self) -> None:
+        self._paused = True
+
+    async def settled(self) -> None:
+        while self._checkpoint is not None:
+            assert self._syncing is not None
+            await asyncio.wait((self._syncing,))
+            await asyncio.sleep(0)  # `_on_synced` is called in the turn after the future is done
+
+    def resume(self) -> None:
+        self._paused = False
+
     async def stop(self) -> None:
         """Wait for the sync under way, so that the backend can be closed."""
-        while self._checkpoint is not None:
-            await asyncio.sleep(0.01)
+        self.pause()
+        await self.settled()
         self._threads.shutdown()

@@ -29,7 +29,9 @@ class Compactor:
         "_backend",
         "_loop",
         "_on_failed",
+        "_parked",
         "_pause_s",
+        "_paused",
         "_slice_events",
         "_store",
         "_waiting",
@@ -52,6 +54,9 @@ class Compactor:
         self._pause_s = pause_s
         self._on_failed = on_failed
         self._working = False
+        self._paused = False
+        self._parked = False
+        """Paused with a slice to do."""
         self._waiting: list[Callable[[], None]] = []
         """Called when nothing is left to delete. Bounded by the open Compact requests."""
 
@@ -69,7 +74,22 @@ class Compactor:
         else:
             callback()
 
+    def pause(self) -> None:
+        self._paused = True
+
+    async def settled(self) -> None:
+        """A slice is never left half done."""
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._parked:
+            self._parked = False
+            self._loop.call_soon(self._step)
+
     def _step(self) -> None:
+        if self._paused:
+            self._parked = True
+            return
         try:
             done = self._delete_slice()
         except NoSpaceError as failure:

@@ -12,16 +12,19 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from raftkv.apply import NOSPACE, Kind
+from raftkv.config import StartError
 from raftkv.lease import min_ttl_s
 from raftkv.mvcc.watch import WatchHub
 from raftkv.pb import rpc_pb2
 from raftkv.raft import NOBODY, Config as RaftConfig, RawNode, Role
+from raftkv.server.autocompact import AutoCompactor, make_plan
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.compactor import Compactor
+from raftkv.server.defragment import Defragmenter
 from raftkv.server.errors import ProposalLost, RequestTimedOut, Stopped, TooManyRequests
 from raftkv.server.lease_keeper import LeaseKeeper
 from raftkv.server.proposals import MAX_ENTRY_BYTES, Finish, Proposals
@@ -29,6 +32,7 @@ from raftkv.server.quota import Quota
 from raftkv.server.reads import Read, Reads
 from raftkv.server.ready_loop import ReadyLoop
 from raftkv.server.slices import Slices
+from raftkv.server.slow_apply import SlowApply
 from raftkv.version import CLUSTER_VERSION
 
 if TYPE_CHECKING:
@@ -72,16 +76,19 @@ class Node:
         self._is_leader = False
         self._watchers_awake = False
         self._alarm_proposed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Spawned and not yet done; the loop itself holds only weak references. Bounded by the open requests."""
         self._tick_timer: asyncio.TimerHandle | None = None
         self._on_tick: list[Callable[[float], None]] = []
         self._last_space_check_s = 0.0
         # Higher than any number of an earlier life, as long as clocks go forward between restarts and fewer than a
         # thousand batches are proposed in a millisecond.
-        self._proposals = Proposals(self.member_id, int(time.time() * 1000) << 10)
+        self._proposals = Proposals(self.member_id, int(time.time() * 1000) << 10, loop.time)
         rawnode = RawNode(self._raft_config(), booted.storage, random.SystemRandom())
         self._rawnode = rawnode
         self._reads = Reads(rawnode)
-        self._ready_loop = ReadyLoop(loop, rawnode, booted.storage, booted.wal, self._proposals, self)
+        owner = SlowApply(self, config.warning_apply_duration_s)
+        self._ready_loop = ReadyLoop(loop, rawnode, booted.storage, booted.wal, self._proposals, owner)
         self._checkpoints = Checkpoints(
             loop, self.backend, booted.wal, booted.storage, config.snapshot_catchup_entries, self.on_fatal
         )
@@ -93,7 +100,16 @@ class Node:
             config.compaction_sleep_interval_s,
             self.on_fatal,
         )
+        self._defragmenter = Defragmenter(
+            self.backend,
+            (self._ready_loop, self.compactor, self._checkpoints),
+            (self.store, self.lessor, self.members, self.alarms, self.hub),
+            self.on_fatal,
+        )
         self._leases = LeaseKeeper(self.lessor, self.propose, config.election_timeout_ms / 1000)
+        if config.auto_compaction is not None:
+            plan = make_plan(config.auto_compaction)
+            self.on_tick(AutoCompactor(plan, self.store, lambda: self.leads, self.propose).on_tick)
 
     def _raft_config(self) -> RaftConfig:
         return RaftConfig(
@@ -108,9 +124,18 @@ class Node:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Join: elect, replay the log, publish this member's attributes. After it, clients can be served (G-03)."""
+        """Join: elect, replay the log, publish this member's attributes. After it, clients can be served (G-03).
+
+        Raises StartError when a setting does not fit the data.
+        """
+        if self.config.force_new_cluster and len(self.members) > 1:
+            raise StartError(
+                f"--force-new-cluster would drop {len(self.members) - 1} other members from the data, which "
+                "this version of raftkv does not support",
+                "Nothing was changed. Start without --force-new-cluster",
+            )
         self._tick_timer = self.loop.call_later(self.config.heartbeat_interval_ms / 1000, self._tick)
-        if self._conf_state.voters == (self.member_id,):
+        if self.config.initial_election_tick_advance and self._conf_state.voters == (self.member_id,):
             self._rawnode.campaign()  # nobody else could win (RF-09)
         self._ready_loop.schedule()
         self.compactor.wake()
@@ -209,11 +234,10 @@ class Node:
         """
         if self.stopped.done():
             finish(context, Stopped())
-        elif self._proposals.full:
-            finish(context, TooManyRequests())
-        else:
-            self._proposals.add(kind, message, finish, context, self.loop.time())
+        elif self._proposals.add(kind, message, finish, context):
             self._ready_loop.schedule()
+        else:
+            finish(context, TooManyRequests())
 
     def linearizable(self, read: Read, context: Any) -> None:
         """Call `read(context, None)` when a read of the local store is linearizable, or `read(context, error)`."""
@@ -227,6 +251,17 @@ class Node:
             self._reads.add(read, context)
             self._reads.maybe_start(self.loop.time())
             self._ready_loop.schedule()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something of many waits beside everything else; it answers for its own errors."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def defragment(self) -> None:
+        """Rewrite this member's store without its free pages (MT-30). See `Defragmenter.run` for what it raises."""
+        await self._defragmenter.run()
+        self.quota.update()
 
     def wake_watchers(self) -> None:
         """A watcher has history to read: serve it in slices between other work."""

@@ -25,6 +25,7 @@ MAX_QUEUED: Final = 50_000
 class Proposals:
     __slots__ = (
         "_bytes",
+        "_clock",
         "_in_flight",
         "_member_id",
         "_next_number",
@@ -34,9 +35,10 @@ class Proposals:
         "failed",
     )
 
-    def __init__(self, member_id: int, first_number: int) -> None:
-        """`first_number` must be higher than any number this member used before it was restarted (RF-54)."""
+    def __init__(self, member_id: int, first_number: int, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds of a monotonic clock. `first_number` must be higher than any number this member used before it was restarted (RF-54)."""
         self._member_id = member_id
+        self._clock = clock
         self._next_number = first_number
         self._requests: list[tuple[int, bytes]] = []
         self._waiters: list[tuple[Finish, Any]] = []
@@ -58,24 +60,25 @@ class Proposals:
         """Requests that somebody waits for (etcd_server_proposals_pending)."""
         return len(self._requests) + sum(len(waiters) for _, waiters in self._in_flight.values())
 
-    @property
-    def full(self) -> bool:
-        return self._bytes >= MAX_QUEUED_BYTES or len(self._requests) >= MAX_QUEUED
-
-    def add(self, kind: int, message: bytes, finish: Finish, context: Any, now: float) -> None:
-        """The caller has looked at `full`. `now`, here and below, is in seconds of the loop's clock."""
-        if not self._requests:
-            self._queued_since = now
-        self._requests.append((kind, message))
+    def add(self, kind: int, message: bytes, finish: Finish, context: Any) -> bool:
+        """False: the queue is full and nothing was taken."""
+        requests = self._requests
+        size = self._bytes + len(message)
+        if size > MAX_QUEUED_BYTES or len(requests) >= MAX_QUEUED:
+            return False
+        if not requests:
+            self._queued_since = self._clock()
+        requests.append((kind, message))
         self._waiters.append((finish, context))
-        self._bytes += len(message)
+        self._bytes = size
+        return True
 
-    def take_batch(self, now: float) -> tuple[int, bytes]:
+    def take_batch(self) -> tuple[int, bytes]:
         """Number and data of the next log entry. The caller has seen that something is `queued`."""
         requests, waiters = self._cut()
         number = self._next_number
         self._next_number += 1
-        self._in_flight[number] = (now, waiters)
+        self._in_flight[number] = (self._clock(), waiters)
         return number, encode_batch(self._member_id, number, requests)
 
     def _cut(self) -> tuple[Sequence[tuple[int, bytes]], list[tuple[Finish, Any]]]:

@@ -50,6 +50,7 @@ class ReadyLoop:
     __slots__ = (
         "_loop",
         "_owner",
+        "_paused",
         "_proposals",
         "_saving",
         "_scheduled",
@@ -82,7 +83,19 @@ class ReadyLoop:
         self._saving: list[Ready] = []
         """Being flushed; in order, all before `_staged`."""
         self._scheduled = False
+        self._paused = False
+        """Nothing is taken from the core, so nothing is applied. Proposals gather in their bounded queue."""
         self._stopped = False
+
+    def pause(self) -> None:
+        self._paused = True
+
+    async def settled(self) -> None:
+        """A turn is never left half done."""
+
+    def resume(self) -> None:
+        self._paused = False
+        self.schedule()
 
     def schedule(self) -> None:
         """Have a turn soon: something may have changed. Any number of calls before it make one turn."""
@@ -92,7 +105,7 @@ class ReadyLoop:
 
     def turn(self) -> None:
         self._scheduled = False
-        if self._stopped:
+        if self._stopped or self._paused:
             return
         try:
             if not self._thread.busy:
@@ -106,9 +119,9 @@ class ReadyLoop:
         """Only while no flush is under way: what arrives during one makes a single batch (group commit)."""
         if not self._proposals.queued or self.rawnode.lead == NOBODY:
             return  # without a leader they wait (G-51)
-        size, now = 0, self._loop.time()
+        size = 0
         while size < MAX_PROPOSED_BYTES and self._proposals.queued:
-            number, data = self._proposals.take_batch(now)
+            number, data = self._proposals.take_batch()
             size += len(data)
             try:
                 self.rawnode.propose([data])

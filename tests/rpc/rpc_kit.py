@@ -171,7 +171,9 @@ class Peer:
     def data(self, stream_id: int, payload: bytes, end: bool = False) -> None:
         self.send(frames.frame(frames.DATA, END_STREAM if end else 0, stream_id, payload))
 
-    def call(self, stream_id: int, body: bytes, path: str = "/test.Echo/Unary", *extra: tuple[bytes, bytes]) -> None:
+    def call(
+        self, stream_id: int, body: bytes, path: str = "/test.Echo/Unary", *extra: tuple[bytes, bytes]
+    ) -> None:
         self.headers(stream_id, request(path, *extra))
         self.data(stream_id, message(body), end=True)
 

@@ -96,7 +96,11 @@ CONNECTION_ERRORS = {
     "6.8 GOAWAY on a stream": (OPEN, frame(GOAWAY, 0, 1, bytes(8)), ErrorCode.PROTOCOL_ERROR),
     "6.8 GOAWAY too short": (None, frame(GOAWAY, 0, 0, bytes(7)), ErrorCode.FRAME_SIZE_ERROR),
     "6.9 WINDOW_UPDATE of zero": (None, frames.window_update(0, 0), ErrorCode.PROTOCOL_ERROR),
-    "6.9 WINDOW_UPDATE of three bytes": (None, frame(WINDOW_UPDATE, 0, 0, bytes(3)), ErrorCode.FRAME_SIZE_ERROR),
+    "6.9 WINDOW_UPDATE of three bytes": (
+        None,
+        frame(WINDOW_UPDATE, 0, 0, bytes(3)),
+        ErrorCode.FRAME_SIZE_ERROR,
+    ),
     "6.9.1 connection window overflow": (
         None,
         frames.window_update(0, 2**31 - 1),

@@ -52,12 +52,11 @@ def serve(request: pytest.FixtureRequest) -> Callable[..., None]:
                 port = server.add_port("127.0.0.1:0")
                 await server.start()
             channel = Channel(loop, "127.0.0.1", port)
-            await scenario(channel, service)
-            channel.close()
-            if request.param == "native":
-                await listener.drain()
-            else:
-                await server.close()
+            try:
+                await scenario(channel, service)
+            finally:
+                channel.close()
+                await (listener.drain() if request.param == "native" else server.close())
 
         run(main)
 
@@ -83,7 +82,9 @@ def test_callbacks_get_their_context(serve: Callable[..., None]) -> None:
     serve(scenario)
 
 
+@pytest.mark.parametrize("serve", ["native"], indirect=True)
 def test_calls_wait_for_a_free_stream(serve: Callable[..., None]) -> None:
+    # grpcio's server also counts streams that it has just ended, and refuses some of these calls.
     async def scenario(channel: Channel, service: EchoService) -> None:
         calls = [channel.unary_future(UNARY, b"%d" % n) for n in range(50)]
         assert await asyncio.gather(*calls) == [b"%d" % n for n in range(50)]
@@ -103,14 +104,16 @@ def test_big_messages(serve: Callable[..., None]) -> None:
 def test_errors_metadata_and_deadlines(serve: Callable[..., None]) -> None:
     async def scenario(channel: Channel, service: EchoService) -> None:
         with pytest.raises(RpcError) as caught:
-            await channel.unary_future(b"/test.Echo/Fail", "09нет %41\n".encode())
-        assert (caught.value.code, caught.value.text) == (Code.FAILED_PRECONDITION, "нет %41\n")
+            await channel.unary_future(b"/test.Echo/Fail", "09né %41\n".encode())
+        assert (caught.value.code, caught.value.text) == (Code.FAILED_PRECONDITION, "né %41\n")
         metadata = (("token", "t"), ("x-bin", b"bytes"))
         reply = await channel.unary_future(b"/test.Echo/Meta", b"token,x-bin", metadata=metadata)
         assert reply == b"['t', 'bytes']"
         with pytest.raises(RpcError) as caught:
             await channel.unary_future(HOLD, b"", 0.05)
-        assert (caught.value.code, caught.value.text) == (Code.DEADLINE_EXCEEDED, "context deadline exceeded")
+        # Whichever side notices first; grpcio's server spells it its own way.
+        assert caught.value.code is Code.DEADLINE_EXCEEDED
+        assert caught.value.text.lower() in ("context deadline exceeded", "deadline exceeded")
         await until(lambda: service.held[0][0].cancelled)
         with pytest.raises(RpcError) as caught:
             await channel.unary_future(b"/test.Echo/Nothing", b"")

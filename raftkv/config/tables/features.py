@@ -25,12 +25,14 @@ GATES: Final = (
         False,
         "The leader replicates remaining lease times, so that a new leader does not renew them in full.",
         alias="experimental-enable-lease-checkpoint",
+        idle_without=Capability.CLUSTERING,
     ),
     FeatureGate(
         "LeaseCheckpointPersist",
         False,
         "Keep those times over restarts. Needs LeaseCheckpoint.",
         alias="experimental-enable-lease-checkpoint-persist",
+        idle_without=Capability.CLUSTERING,
     ),
     FeatureGate(
         "SetMemberLocalAddr",

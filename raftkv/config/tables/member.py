@@ -41,6 +41,7 @@ MEMBER: Final = (
         Group.MEMBER,
         "Applied entries after which the in-memory Raft log is cut.",
         minimum=0,
+        no_effect="the log is cut at every checkpoint of the database, and those come every second",
     ),
     Setting(
         "snapshot-catchup-entries",
@@ -71,7 +72,7 @@ MEMBER: Final = (
         BOOL,
         "true",
         Group.MEMBER,
-        "Whether a starting member skips most of its first election timeout.",
+        "Whether a starting member skips its first election timeout. A lone member then leads at once.",
     ),
     Setting(
         "quota-backend-bytes",
@@ -158,8 +159,8 @@ ADDRESSES: Final = (
         URLS,
         "http://localhost:2379",
         Group.LISTEN,
-        "Where clients connect: gRPC, JSON gateway, health and metrics, all on one port. IP addresses or "
-        "localhost.",
+        "Where clients connect: gRPC, health and version, all on one port. IP addresses or localhost. Port 0 "
+        "lets the system choose; the log tells which.",
     ),
     Setting(
         "advertise-client-urls",
@@ -180,7 +181,7 @@ ADDRESSES: Final = (
         URLS,
         "",
         Group.LISTEN,
-        "Additional addresses that serve only /metrics, /health, /livez and /readyz.",
+        "Additional addresses that serve only /health, /livez and /readyz, and do so while it starts.",
     ),
     Setting(
         "listen-peer-urls",
@@ -212,6 +213,7 @@ ADDRESSES: Final = (
         Group.LISTEN,
         "Set SO_REUSEADDR, so that a port in TIME_WAIT can be bound.",
         yaml=("socket-options.reuse-address",),
+        no_effect="it is always set, or a restart would have to wait for the old connections to time out",
     ),
 )
 
@@ -272,6 +274,7 @@ REQUESTS: Final = (
         "true",
         Group.REQUESTS,
         "Serve the JSON gateway under /v3/.",
+        idle_without=Capability.GATEWAY,
     ),
     Setting(
         "cors",

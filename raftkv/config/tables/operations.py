@@ -153,13 +153,14 @@ LOGGING: Final = (
         "Requests that take longer are logged. 0 means the default.",
         minimum=0,
         experimental=True,
+        no_effect="requests are not timed one by one; warning-apply-duration tells when a batch is slow",
     ),
     Setting(
         "warning-apply-duration",
         DURATION,
         "100ms",
         Group.LOGGING,
-        "Applying that takes longer is logged.",
+        "A batch of requests whose applying takes longer is logged.",
         minimum=0,
         experimental=True,
     ),
@@ -173,6 +174,7 @@ MONITORING: Final = (
         Group.MONITORING,
         "extensive adds histograms of gRPC calls to /metrics.",
         choices=("basic", "extensive"),
+        idle_without=Capability.METRICS,
     ),
     Setting(
         "enable-pprof",
@@ -238,6 +240,7 @@ UNSAFE: Final = (
         "false",
         Group.UNSAFE,
         "Drop all other members from the configuration, keep the data, and go on as a cluster of one.",
+        idle_without=Capability.CLUSTERING,
     ),
     Setting(
         "unsafe-no-fsync",

@@ -163,6 +163,7 @@ AUTH: Final = (
         Group.AUTH,
         "Kind of token that Authenticate hands out: simple, or jwt,sign-method=RS256,pub-key=FILE,"
         "priv-key=FILE,ttl=10m.",
+        needs=Capability.AUTH,
     ),
     Setting(
         "auth-token-ttl",
@@ -171,6 +172,7 @@ AUTH: Final = (
         Group.AUTH,
         "Seconds until an unused simple token ends.",
         minimum=1,
+        idle_without=Capability.AUTH,
     ),
     Setting(
         "bcrypt-cost",
@@ -180,5 +182,6 @@ AUTH: Final = (
         "Work factor of password hashes; each step doubles the time.",
         minimum=4,
         maximum=31,
+        idle_without=Capability.AUTH,
     ),
 )
