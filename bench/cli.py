@@ -16,13 +16,13 @@ from pathlib import Path
 import uvloop
 
 from bench import comparing
-from bench.load import GENERATOR_BOUND, LoadError, LoadOptions, drive
+from bench.driving import ABOUT, WATCH, drive
+from bench.load import GENERATOR_BOUND, LoadError, LoadOptions
 from bench.nullserver import NullServer
 from bench.report import PageError, load_text
 from bench.servers import ServerError
 from bench.suite import CASES, DEFAULT, QUICK, chosen
 from bench.watching import MIN_VALUE_BYTES
-from bench.workloads import UNARY, WATCH
 
 
 def _endpoint(text: str) -> tuple[str, int]:
@@ -47,19 +47,17 @@ def _positive_s(text: str) -> float:
 
 
 def _add_load(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    workloads = [*UNARY, WATCH]
-    about = [f"  {name:20}{workload.about}" for name, workload in UNARY.items()]
-    about.append(f"  {WATCH:20}one writer; --clients watchers of the prefix on --streams streams")
+    about = "\n".join(f"  {name:20}{line}" for name, line in ABOUT.items())
     parser = commands.add_parser(
         "load",
         help="drive one endpoint with one workload",
         description="Drive one etcd v3 endpoint with one workload and print what it took.",
-        epilog="workloads:\n" + "\n".join(about),
+        epilog=f"workloads:\n{about}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--endpoint", type=_endpoint, required=True, metavar="HOST:PORT")
-    add("--workload", choices=workloads, default="put")
+    add("--workload", choices=list(ABOUT), default="put")
     add("--connections", type=_positive_int, default=1, metavar="N", help="default %(default)s")
     add("--clients", type=_positive_int, default=1, metavar="M", help="calls in flight; default %(default)s")
     add("--streams", type=_positive_int, default=10, metavar="N", help="of watch; default %(default)s")
@@ -76,9 +74,9 @@ def _add_load(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.set_defaults(run=_run_load)
 
 
-def _run_load(arguments: argparse.Namespace) -> int:
+def load_options(arguments: argparse.Namespace) -> LoadOptions:
     host, port = arguments.endpoint
-    options = LoadOptions(
+    return LoadOptions(
         host=host,
         port=port,
         workload=arguments.workload,
@@ -95,6 +93,10 @@ def _run_load(arguments: argparse.Namespace) -> int:
         preload=not arguments.no_preload,
         server_pid=arguments.server_pid,
     )
+
+
+def _run_load(arguments: argparse.Namespace) -> int:
+    options = load_options(arguments)
     if options.workload == WATCH and options.value_bytes < MIN_VALUE_BYTES:
         print(f"bench: watch needs --value-bytes of at least {MIN_VALUE_BYTES}", file=sys.stderr)
         return 2
@@ -161,9 +163,7 @@ def _run_compare(arguments: argparse.Namespace) -> int:
     plan = QUICK if arguments.quick else DEFAULT
     comparing.run(
         comparing.CompareOptions(
-            plan=plan._replace(
-                rounds=arguments.rounds or plan.rounds, seconds=arguments.seconds or plan.seconds
-            ),
+            plan=plan._replace(rounds=arguments.rounds or plan.rounds, seconds=arguments.seconds or plan.seconds),
             cases=cases,
             command=shlex.join(["python", "-m", "bench", *arguments.words]),
             json=arguments.output == "json",

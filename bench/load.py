@@ -18,7 +18,6 @@ from bench.histogram import Histogram
 from bench.workloads import (
     RANGE_PATH,
     TXN_PATH,
-    UNARY,
     RequestMaker,
     Shape,
     Workload,
@@ -95,6 +94,8 @@ class LoadResult(NamedTuple):
     """Cores, and None in this and the next fields without a `server_pid`."""
     server_cpu_us: float | None
     """Per operation."""
+    other_cpu: float | None
+    """Cores that neither generator nor server used, but somebody did."""
     server_rss_bytes: int | None
     server_anon_bytes: int | None
     server_file_bytes: int | None
@@ -231,6 +232,7 @@ class Window:
         self._began_s = 0.0
         self._generator_s = 0.0
         self._server_s = 0.0
+        self._machine_s = 0.0
 
     async def measure(self) -> LoadResult:
         """Warm up, measure, and stop the clients."""
@@ -250,6 +252,7 @@ class Window:
     def _begin(self) -> None:
         self._meter.begin()
         self._server_s = self._read_server_s()
+        self._machine_s = procfs.machine_cpu_s()
         self._generator_s = time.process_time()
         self._began_s = perf_counter()
 
@@ -257,6 +260,7 @@ class Window:
         elapsed_s = perf_counter() - self._began_s
         generator_s = time.process_time() - self._generator_s
         server_s = self._read_server_s() - self._server_s
+        other_s = procfs.machine_cpu_s() - self._machine_s - generator_s - server_s
         self._meter.running = False
         options, meter = self._options, self._meter
         pid, histogram = options.server_pid, meter.histogram
@@ -279,6 +283,7 @@ class Window:
             generator_cpu_us=generator_s * 1e6 / max(histogram.count, 1),
             server_cpu=server_s / elapsed_s if pid is not None else None,
             server_cpu_us=server_s * 1e6 / max(histogram.count, 1) if pid is not None else None,
+            other_cpu=max(other_s, 0.0) / elapsed_s if pid is not None else None,
             server_rss_bytes=memory.rss_bytes if memory else None,
             server_anon_bytes=memory.anon_bytes if memory else None,
             server_file_bytes=memory.file_bytes if memory else None,
@@ -290,6 +295,7 @@ class Window:
 
 
 async def drive_unary(options: LoadOptions, workload: Workload) -> LoadResult:
+    """Run one measurement. Raises LoadError when it cannot be made, OSError when `server_pid` is gone."""
     loop = asyncio.get_running_loop()
     channels = await connect(options.host, options.port, options.connections)
     try:
@@ -303,13 +309,3 @@ async def drive_unary(options: LoadOptions, workload: Workload) -> LoadResult:
         return await Window(options, meter).measure()
     finally:
         close(channels)
-
-
-async def drive(options: LoadOptions) -> LoadResult:
-    """Run one measurement. Raises LoadError when it cannot be made, OSError when `server_pid` is gone."""
-    if options.workload in UNARY:
-        return await drive_unary(options, UNARY[options.workload])
-    # Loaded here because it builds on this module.
-    from bench.watching import drive_watch
-
-    return await drive_watch(options)

@@ -1,4 +1,4 @@
-"""What the kernel says of a process: processor time and memory. Linux only.
+"""What the kernel says of a process, and of all: processor time and memory. Linux only.
 
 Knows nothing of who the process is.
 """
@@ -30,6 +30,13 @@ def cpu_s(pid: int) -> float:
     return (int(utime) + int(stime)) / _TICKS_PER_S
 
 
+def machine_cpu_s() -> float:
+    """Busy time of all cores since the start, everybody's, and what a hypervisor took away."""
+    fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
+
+
 def memory(pid: int) -> Memory:
     """Raises OSError when there is no such process."""
     found: dict[str, int] = {}
@@ -37,6 +44,4 @@ def memory(pid: int) -> Memory:
         name, _, value = line.partition(":")
         if name in ("VmRSS", "RssAnon", "RssFile", "VmHWM"):
             found[name] = int(value.split()[0]) * _KIB
-    return Memory(
-        found.get("VmRSS", 0), found.get("RssAnon", 0), found.get("RssFile", 0), found.get("VmHWM", 0)
-    )
+    return Memory(found.get("VmRSS", 0), found.get("RssAnon", 0), found.get("RssFile", 0), found.get("VmHWM", 0))

@@ -28,6 +28,9 @@ raftkv beside the real etcd, measured by `bench/` in one run on one machine.
 """
 
 
+_WIDEST: Final = 500
+
+
 class PageError(Exception):
     """The page to write to exists without the marks between which results go."""
 
@@ -63,7 +66,7 @@ def ratio_table(comparison: Comparison) -> Table:
             _with_spread(row.raftkv, row.raftkv_spread),
             f"{row.ratio:.2f}",
             row.target,
-            {None: "", True: "yes", False: "no"}[row.met],
+            {None: "", True: "yes", False: "no"}[row.met] + ("?" if row.doubtful else ""),
         )
         for row in comparison.rows
     ]
@@ -89,11 +92,12 @@ def detail_table(comparison: Comparison) -> Table:
                 _megabytes(result.server_anon_bytes),
                 _megabytes(result.server_rss_bytes),
                 f"{result.generator_cpu:.2f}",
+                _number(result.other_cpu, "{:.2f}"),
             )
         )
     rows.sort(key=lambda row: ([case.title for case in comparison.cases].index(row[0]), row[1]))
     head = ("workload", "server", "per s", "p50 ms", "p90 ms", "p99 ms", "cores", "µs/op")
-    return Table("the last round", (*head, "anon MB", "RSS MB", "generator cores"), rows)
+    return Table("the last round", (*head, "anon MB", "RSS MB", "generator", "others"), rows)
 
 
 def remarks(comparison: Comparison, machine: Machine) -> list[str]:
@@ -103,6 +107,8 @@ def remarks(comparison: Comparison, machine: Machine) -> list[str]:
         f"The generator alone, against a server that does nothing: {generator.per_s:,.0f} puts/s"
         f" ({generator.generator_cpu_us:.1f} µs of its processor time each)."
     )
+    if any(row.doubtful for row in comparison.rows):
+        found.append("Rows marked ? are doubtful, for the reasons that follow.")
     seen: set[str] = set()
     for row in comparison.rows:
         if row.notes and row.title not in seen:
@@ -113,9 +119,7 @@ def remarks(comparison: Comparison, machine: Machine) -> list[str]:
 
 def fact_lines(facts: Facts) -> list[str]:
     machine = facts.machine
-    measured = (
-        f"{facts.date}; raftkv {facts.raftkv_version} on Python {machine.python}, etcd {facts.etcd_version}"
-    )
+    measured = f"{facts.date}; raftkv {facts.raftkv_version} on Python {machine.python}, etcd {facts.etcd_version}"
     where = (
         f"{machine.cores} cores of {machine.cpu_model}, {machine.memory_bytes / 2**30:.1f} GiB;"
         f" Linux {machine.kernel}; data on {machine.filesystem}, fdatasync {machine.sync_ms:.2f} ms"
@@ -159,7 +163,9 @@ def rich_table(table: Table) -> RichTable:
     shown = RichTable(title=table.title, title_justify="left")
     for column, name in enumerate(table.head):
         words = column < table.words
-        shown.add_column(name, justify="left" if words else "right", no_wrap=not words)
+        # Only the first column may break its lines.
+        widest = max(len(row[column]) for row in (table.head, *table.rows))
+        shown.add_column(name, justify="left" if words else "right", min_width=widest if column else min(widest, 16))
     colours = {"yes": "[green]yes[/]", "no": "[red]no[/]"}
     for row in table.rows:
         shown.add_row(*(colours.get(cell, cell) for cell in row))
@@ -167,14 +173,18 @@ def rich_table(table: Table) -> RichTable:
 
 
 def print_comparison(comparison: Comparison, facts: Facts, console: Console) -> None:
-    """Tables with lines and colours on a terminal, plain text elsewhere."""
+    """Tables with lines and colours on a terminal that is wide enough, plain text elsewhere."""
     for line in (*fact_lines(facts), method_line(comparison), ""):
         console.print(line, highlight=False, soft_wrap=True)
     for table in (detail_table(comparison), ratio_table(comparison)):
-        if console.is_terminal:
-            console.print(rich_table(table))
-        else:
+        shown = rich_table(table)
+        needed = console.measure(shown, options=console.options.update(width=_WIDEST)).minimum
+        if not console.is_terminal:
             console.file.write(f"{plain(table)}\n")
+        elif needed <= console.width:
+            console.print(shown)
+        else:
+            console.print(f"(a terminal of {needed} columns would show {table.title})\n", highlight=False)
     for line in remarks(comparison, facts.machine):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -165,9 +165,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def _environment() -> dict[str, str]:
     """Without settings that would reach one of the servers by the back door."""
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith(("ETCD", "RAFTKV_", "GO"))
-    }
+    return {name: value for name, value in os.environ.items() if not name.startswith(("ETCD", "RAFTKV_", "GO"))}
 
 
 def _free_port() -> int:

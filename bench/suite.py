@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from bench import procfs
+from bench.driving import WATCH
 from bench.load import LoadError, LoadResult
 from bench.servers import HOST, REPOSITORY, Server
-from bench.workloads import WATCH
 
+DISTURBED: Final = 0.25
+"""Cores taken by other programs from which a measurement is remarked on."""
 MEASUREMENT_LIMIT_S: Final = 180.0
 """For one measurement with its preloading. Beyond, the suite ends: something hangs."""
 
@@ -45,6 +47,8 @@ class Metric(NamedTuple):
 
 
 RATE: Final = Metric("per second", lambda result: result.per_s, "{:,.0f}/s")
+COST: Final = Metric("server CPU", lambda result: result.server_cpu_us or 0.0, "{:,.1f} µs")
+"""Per operation. Other programs on the machine change it least."""
 P50: Final = Metric("p50", lambda result: result.p50_ms, "{:.3g} ms")
 P99: Final = Metric("p99", lambda result: result.p99_ms, "{:.3g} ms")
 
@@ -62,12 +66,15 @@ class Target(NamedTuple):
         return f"{'≤' if self.at_most else '≥'} {self.limit:g}"
 
 
+Metrics = tuple[tuple[Metric, Target | None], ...]
+
+
 class Case(NamedTuple):
     title: str
     workload: str
     connections: int
     clients: int
-    metrics: tuple[tuple[Metric, Target | None], ...] = ((RATE, None), (P99, None))
+    metrics: Metrics = ((RATE, None), (P99, None), (COST, None))
     prefix: str = "put/"
     """`{round}` in it is replaced, for keys that must be new in every round."""
     key_space: int | None = 100_000
@@ -78,12 +85,13 @@ class Case(NamedTuple):
 _FASTER: Final = Target(1.5, at_most=False)
 _AS_PROMPT: Final = Target(1.1, at_most=True)
 _SMALLER: Final = Target(0.25, at_most=True)
+_PUT_METRICS: Final[Metrics] = ((RATE, _FASTER), (P50, None), (P99, None), (COST, None))
 
 CASES: Final = (
     Case("put, 1 client", "put", 1, 1, ((P50, _AS_PROMPT), (P99, None))),
-    Case("put, 64 clients on 64 connections", "put", 64, 64, ((RATE, _FASTER), (P50, None), (P99, None))),
-    Case("put, 64 clients on 8 connections", "put", 8, 64, ((RATE, _FASTER), (P99, None))),
-    Case("put, 512 clients on 64 connections", "put", 64, 512, ((RATE, _FASTER), (P50, None), (P99, None))),
+    Case("put, 64 clients on 64 connections", "put", 64, 64, _PUT_METRICS),
+    Case("put, 64 clients on 8 connections", "put", 8, 64, _PUT_METRICS),
+    Case("put, 512 clients on 64 connections", "put", 64, 512, _PUT_METRICS),
     Case("put with deadlines, 64 on 64", "put", 64, 64, deadline_s=5.0),
     Case("txn (create), 64 on 64", "txn", 64, 64, prefix="txn{round}/", key_space=10_000_000),
     Case("range, 64 on 64", "range", 64, 64, prefix="read/", key_space=None),
@@ -108,6 +116,8 @@ class Row(NamedTuple):
     ratio: float
     target: str
     met: bool | None
+    doubtful: bool
+    """Failed calls, other programs or the generator may have made the result, rather than the servers."""
     notes: tuple[str, ...]
 
 
@@ -155,23 +165,32 @@ def compare(
         for case in cases:
             # In turns, so that being first is nobody's advantage.
             for server in (etcd, raftkv) if number % 2 == 0 else (raftkv, etcd):
-                server.check_running()
-                result = _measure(plan, case, number, server.port, server.pid)
-                server.check_running()
+                result = _measure_on(server, plan, case, number)
                 measurements.append(Measurement(case.title, server.program.name, number, result))
                 rate = RATE.form.format(result.per_s)
                 report(f"{number + 1}/{plan.rounds} {case.title}: {server.program.name} {rate}")
     loaded = [procfs.memory(server.pid) for server in (etcd, raftkv)]
-    rows = [row for case in cases for row in _rows_of(case, measurements)]
+    rows = [row for case in cases for row in rows_of(case, measurements)]
     rows.append(_memory_row("memory when idle", idle, None))
     rows.append(_memory_row("memory after the load", loaded, _SMALLER))
     return Comparison(plan, cases, generator, rows, measurements)
 
 
 def _wait_idle(server: Server) -> None:
-    """The generator waits until a server serves: a short measurement also warms the idle figures equally."""
+    """Serving, and the few puts that take both servers past what they do only once."""
     warm = Plan(rounds=1, seconds=0.1, warmup_s=0.1, read_keys=1)
-    _measure(warm, Case("warm-up", "put", 1, 1, prefix="warm/", key_space=1), 0, server.port, None)
+    _measure_on(server, warm, Case("warm-up", "put", 1, 1, prefix="warm/", key_space=1), 0)
+
+
+def _measure_on(server: Server, plan: Plan, case: Case, number: int) -> LoadResult:
+    """A server that has ended says why, rather than the generator that nobody answers."""
+    try:
+        result = _measure(plan, case, number, server.port, server.pid)
+    except LoadError as error:
+        server.check_running()
+        raise LoadError(f"{server.program.name}: {error}") from None
+    server.check_running()
+    return result
 
 
 def _measure(plan: Plan, case: Case, number: int, port: int, pid: int | None) -> LoadResult:
@@ -201,7 +220,8 @@ def _measure(plan: Plan, case: Case, number: int, port: int, pid: int | None) ->
     return LoadResult(**json.loads(done.stdout))
 
 
-def _rows_of(case: Case, measurements: list[Measurement]) -> list[Row]:
+def rows_of(case: Case, measurements: list[Measurement]) -> list[Row]:
+    """One row per metric of the case. A target is not met by a run with failed calls."""
     by_server = {
         name: [m.result for m in measurements if m.case == case.title and m.server == name]
         for name in ("etcd", "raftkv")
@@ -223,6 +243,7 @@ def _rows_of(case: Case, measurements: list[Measurement]) -> list[Row]:
                 ratio=ratio,
                 target=str(target) if target else "",
                 met=target.met(ratio) and not failed if target else None,
+                doubtful=bool(notes),
                 notes=notes,
             )
         )
@@ -233,6 +254,9 @@ def _notes(name: str, results: list[LoadResult]) -> list[str]:
     notes = [f"{name}: {count} x {text}" for result in results for text, count in result.errors.items()]
     if any(result.generator_bound for result in results):
         notes.append(f"{name}: generator-bound")
+    disturbed = max((result.other_cpu or 0.0 for result in results), default=0.0)
+    if disturbed >= DISTURBED:
+        notes.append(f"{name}: other programs took up to {disturbed:.1f} cores")
     return notes
 
 
@@ -242,7 +266,7 @@ def _memory_row(title: str, memories: list[procfs.Memory], target: Target | None
     ratio = _ratio(raftkv.anon_bytes, etcd.rss_bytes)
     return Row(
         title=title,
-        metric="raftkv anonymous, etcd resident",
+        metric="anonymous / RSS",
         etcd=f"{etcd.rss_bytes / 1e6:.1f} MB",
         etcd_spread=0.0,
         raftkv=f"{raftkv.anon_bytes / 1e6:.1f} MB",
@@ -250,6 +274,7 @@ def _memory_row(title: str, memories: list[procfs.Memory], target: Target | None
         ratio=ratio,
         target=str(target) if target else "",
         met=target.met(ratio) if target else None,
+        doubtful=False,
         notes=(
             f"etcd anonymous {etcd.anon_bytes / 1e6:.1f} MB",
             f"raftkv resident {raftkv.rss_bytes / 1e6:.1f} MB",

@@ -108,9 +108,7 @@ class _Fanout:
         self.writing = self.meter.running
         if self.writing:
             stamp = _STAMP.pack(perf_counter_ns())
-            put = rpc_pb2.PutRequest(
-                key=key_of(self.prefix, self._walk.next()), value=MARK + stamp + self._filler
-            )
+            put = rpc_pb2.PutRequest(key=key_of(self.prefix, self._walk.next()), value=MARK + stamp + self._filler)
             message = put.SerializeToString()
             self._channel.unary(PUT_PATH, message, self._on_written, None, self._timeout_s)
 

@@ -77,9 +77,7 @@ def _txn(shape: Shape) -> bytes:
     key = shape.prefix + _PLACEHOLDER
     put = rpc_pb2.PutRequest(key=key, value=value_of(shape.value_bytes))
     message = rpc_pb2.TxnRequest(
-        compare=[
-            rpc_pb2.Compare(key=key, target=rpc_pb2.Compare.MOD, result=rpc_pb2.Compare.EQUAL, mod_revision=0)
-        ],
+        compare=[rpc_pb2.Compare(key=key, target=rpc_pb2.Compare.MOD, result=rpc_pb2.Compare.EQUAL, mod_revision=0)],
         success=[rpc_pb2.RequestOp(request_put=put)],
         failure=[rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key))],
     )
@@ -124,8 +122,6 @@ UNARY: Final[dict[str, Workload]] = {
     "list-page": Workload(RANGE_PATH, _list_page, True, "a page of keys with values"),
     "list-all": Workload(RANGE_PATH, _list_all, True, "all keys with values in one response"),
 }
-WATCH: Final = "watch"
-"""The one workload that is not unary calls: see bench.watching."""
 
 
 class RequestMaker:

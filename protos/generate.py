@@ -39,7 +39,9 @@ def _private_pool(text: str) -> str:
         flags=re.MULTILINE,
     )
     # The check compares the protobuf runtime with protoc's exact version; the floor in pyproject.toml is what we test.
-    text = re.sub(r"^_runtime_version\.ValidateProtobufRuntimeVersion\(.*?\n\)\n", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^_runtime_version\.ValidateProtobufRuntimeVersion\(.*?\n\)\n", "", text, flags=re.MULTILINE | re.DOTALL
+    )
     text = re.sub(r"^from google\.protobuf import runtime_version as _runtime_version\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"^# Protobuf Python Version: .*\n", "", text, flags=re.MULTILINE)
     return _inside_package(text.replace("_descriptor_pool.Default()", "_POOL"))

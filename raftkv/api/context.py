@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ApiContext:
-    __slots__ = ("_applier", "_encoder", "_max_request_bytes", "_propose", "_proposals", "node")
+    __slots__ = ("_applier", "_encoder", "_max_request_bytes", "_proposals", "_propose", "node")
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -36,9 +36,7 @@ class ApiContext:
         """For the Cluster service (G-15)."""
         return self._encoder.without_revision(self._applier.term)
 
-    def propose(
-        self, call: Call, kind: int, message: bytes, finish: Callable[[Call, Any], None] | None = None
-    ) -> None:
+    def propose(self, call: Call, kind: int, message: bytes, finish: Callable[[Call, Any], None] | None = None) -> None:
         """Have the request applied; `finish(call, result)` answers, by default with header and body."""
         if len(message) > self._max_request_bytes:
             refuse(call, errors.REQUEST_TOO_LARGE)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-
 from raftkv.api.errors import refuse, status_of
 from raftkv.api.txn_check import (
     check_delete_range,
@@ -147,9 +146,7 @@ class KV:
         try:
             query = RangeQuery.from_request(request)
             if query.point:
-                call.reply(
-                    self._context.header(revision) + store.range(self._node.backend.read(), query).body
-                )
+                call.reply(self._context.header(revision) + store.range(self._node.backend.read(), query).body)
                 return
             pin = self._node.backend.pin()
             try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from raftkv.api.errors import LEASE_TTL_TOO_LARGE, NO_LEADER, NOT_PRIMARY_LESSOR, refuse
+from raftkv.api.errors import LEASE_TTL_TOO_LARGE, NO_LEADER, NOT_PRIMARY_LESSOR, STOPPED, Status, refuse
 from raftkv.apply import LEASE_GRANT_COST_BYTES, Kind
 from raftkv.lease import MAX_TTL_S, LeaseExpired, LeaseNotFound
 from raftkv.pb import rpc_pb2
@@ -20,6 +21,7 @@ class LeaseService:
     def __init__(self, context: ApiContext) -> None:
         self._context = context
         self._node = context.node
+        self._streams: dict[KeepAliveStream, None] = {}
 
     def service(self) -> Service:
         return (
@@ -57,9 +59,14 @@ class LeaseService:
         self._context.propose(call, Kind.LEASE_REVOKE, message)
 
     def keep_alive(self, call: Call) -> KeepAliveStream:
-        stream = KeepAliveStream(self._context, call)
-        self._context.unless_no_leader(call)
+        stream = KeepAliveStream(self._context, call, self._streams.pop)
+        if self._context.unless_no_leader(call):
+            self._streams[stream] = None
         return stream
+
+    def end_streams(self) -> None:
+        for stream in list(self._streams):
+            stream.end(STOPPED)
 
     def time_to_live(self, call: Call, message: bytes) -> None:
         try:
@@ -82,7 +89,12 @@ class LeaseService:
                 response.keys.extend(lessor.keys(self._node.backend.read(), request.ID))
         call.reply(self._context.header_now() + response.SerializeToString())
 
-    def leases(self, call: Call, _message: bytes) -> None:
+    def leases(self, call: Call, message: bytes) -> None:
+        try:
+            rpc_pb2.LeaseLeasesRequest.FromString(message)
+        except Exception as damage:
+            self._context.refuse_malformed(call, damage)
+            return
         ids = self._node.lessor.ids()
         messages = (rpc_pb2.LeaseStatus(ID=each).SerializeToString() for each in ids)
         call.reply(self._context.header_now() + b"".join(framed(b"\x12", each) for each in messages))
@@ -91,11 +103,12 @@ class LeaseService:
 class KeepAliveStream:
     """Each request is one answer, in order (L-20)."""
 
-    __slots__ = ("_call", "_context")
+    __slots__ = ("_call", "_context", "_forget")
 
-    def __init__(self, context: ApiContext, call: Call) -> None:
+    def __init__(self, context: ApiContext, call: Call, forget: Callable[[KeepAliveStream, None], object]) -> None:
         self._context = context
         self._call = call
+        self._forget = forget
 
     def on_message(self, message: bytes) -> None:
         try:
@@ -118,6 +131,10 @@ class KeepAliveStream:
     def on_half_close(self) -> None:
         self._call.finish()
 
-    def on_closed(self) -> None: ...
+    def end(self, status: Status) -> None:
+        refuse(self._call, status)
+
+    def on_closed(self) -> None:
+        self._forget(self, None)
 
     def on_writable(self) -> None: ...

@@ -38,8 +38,13 @@ class Maintenance:
             .unary("MoveLeader", self.move_leader)
         )
 
-    def status(self, call: Call, _message: bytes) -> None:
+    def status(self, call: Call, message: bytes) -> None:
         """Local, never forwarded (contract section 6.1)."""
+        try:
+            rpc_pb2.StatusRequest.FromString(message)
+        except Exception as damage:
+            self._context.refuse_malformed(call, damage)
+            return
         node, status = self._node, self._node.raft_status()
         response = rpc_pb2.StatusResponse(
             version=ETCD_VERSION,

@@ -98,9 +98,7 @@ class Pages:
 
     def handle(self, exchange: HttpExchange) -> None:
         if not self._guard.admits(exchange):
-            _log.warning(
-                "refused a request for an unknown host", extra={"kv": {"host": exchange.header("host")}}
-            )
+            _log.warning("refused a request for an unknown host", extra={"kv": {"host": exchange.header("host")}})
             exchange.respond(421, _TEXT, _MISDIRECTED)
             return
         cors = self._guard.cors(exchange)

@@ -97,7 +97,7 @@ _CHECKS: Final[dict[str, Callable[[Any], Status | None]]] = {
 
 
 class _Intervals:
-    """A set of keys made of intervals, merged and sorted, so that a hostile transaction costs n log n, not n squared."""
+    """A set of keys made of intervals, merged and sorted, so that a hostile transaction costs n log n, not n²."""
 
     __slots__ = ("_ends", "_starts")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from raftkv.api.errors import COMPACTED, NO_LEADER
+from raftkv.api.errors import COMPACTED, NO_LEADER, STOPPED, Status, refuse
 from raftkv.mvcc.watch import EventBatch, Watcher, WatchRangeEmptyError, WatchStartError
 from raftkv.pb import rpc_pb2
 from raftkv.pb.splice import varint
@@ -46,6 +46,10 @@ class WatchService:
             self._streams[stream] = None
         return stream
 
+    def end_streams(self) -> None:
+        for stream in list(self._streams):
+            stream.end(STOPPED)
+
     def on_tick(self, now: float) -> None:
         """Automatic progress (W-73), and streams that lost their leader (G-21)."""
         for stream in list(self._streams):
@@ -69,9 +73,7 @@ class WatchStream:
         "_wants_leader",
     )
 
-    def __init__(
-        self, context: ApiContext, call: Call, forget: Callable[[WatchStream, None], object]
-    ) -> None:
+    def __init__(self, context: ApiContext, call: Call, forget: Callable[[WatchStream, None], object]) -> None:
         self._context = context
         self._call = call
         self._forget = forget
@@ -178,6 +180,9 @@ class WatchStream:
         self._context.node.hub.sink_ready(self)
         self._context.node.wake_watchers()
 
+    def end(self, status: Status) -> None:
+        refuse(self._call, status)
+
     # --- what the hub delivers ----------------------------------------------------------------------------------------
 
     def deliver(self, watcher: Watcher, batch: EventBatch) -> bool:
@@ -214,9 +219,7 @@ class WatchStream:
             self._drop(watcher.watch_id)
         self._send(
             self._context.header(0),
-            rpc_pb2.WatchResponse(
-                watch_id=watcher.watch_id, canceled=True, compact_revision=compact_revision
-            ),
+            rpc_pb2.WatchResponse(watch_id=watcher.watch_id, canceled=True, compact_revision=compact_revision),
         )
 
     def _send(self, header: bytes, response: rpc_pb2.WatchResponse) -> None:
@@ -254,11 +257,11 @@ class WatchStream:
         elif self._leaderless_since is None:
             self._leaderless_since = now
         elif now - self._leaderless_since >= 3 * node.config.election_timeout_ms / 1000:
-            self._call.fail(NO_LEADER.code, NO_LEADER.text)
+            self.end(NO_LEADER)
 
 
 _HANDLERS: Final[dict[str, Callable[[WatchStream, rpc_pb2.WatchRequest], None]]] = {
     "create_request": WatchStream._create,  # noqa: SLF001 - the table belongs to the class
-    "cancel_request": WatchStream._cancel,  # noqa: SLF001
-    "progress_request": WatchStream._report_progress,  # noqa: SLF001
+    "cancel_request": WatchStream._cancel,  # noqa: SLF001 - the table belongs to the class
+    "progress_request": WatchStream._report_progress,  # noqa: SLF001 - the table belongs to the class
 }

@@ -41,7 +41,6 @@ COPIES_OF_VALUE: Final = 3
 """A value stands in `current` and in `events`; the third part is what large values waste at the end of their pages."""
 PAGES_PER_REQUEST: Final = 4
 """Leaves that a put copies, in `current`, `history`, `events` and one more for a block counter or a lease."""
-PAGE_BYTES: Final = 4096
 
 _put_request = rpc_pb2.PutRequest.FromString
 
@@ -57,9 +56,7 @@ class Applied(NamedTuple):
 class Applier:
     """Applies entries to the store, the lessor, the members and the alarms."""
 
-    def __init__(
-        self, backend: Backend, store: Store, lessor: Lessor, members: Members, alarms: Alarms
-    ) -> None:
+    def __init__(self, backend: Backend, store: Store, lessor: Lessor, members: Members, alarms: Alarms) -> None:
         self._backend = backend
         self._store = store
         self._lessor = lessor
@@ -99,8 +96,8 @@ class Applier:
         self._choose_handlers()
 
     @staticmethod
-    def growth_bytes(entries: Sequence[Entry]) -> int:
-        """What applying these may add to the file, in bytes: values, and copies of the pages that are touched.
+    def growth(entries: Sequence[Entry]) -> tuple[int, int]:
+        """What applying these may add to the file: (bytes of values, pages touched), for `Backend.reserve_batch`.
 
         An estimate on the high side for puts. Deletes of long intervals are not bounded by their size and live from
         what the quota keeps reserved.
@@ -109,13 +106,13 @@ class Applier:
         for entry in entries:
             data_bytes += len(entry.data)
             requests += count_requests(entry.data)
-        return COPIES_OF_VALUE * data_bytes + PAGES_PER_REQUEST * PAGE_BYTES * requests
+        return COPIES_OF_VALUE * data_bytes, PAGES_PER_REQUEST * requests
 
-    def apply(self, entries: Sequence[Entry]) -> tuple[list[Applied], list[RevisionEvents]]:
-        """Apply committed entries in one LMDB transaction and commit it.
+    def apply(self, entries: Sequence[Entry]) -> tuple[list[Applied], Sequence[RevisionEvents]]:
+        """Apply committed entries in the backend's open transaction.
 
         Returns each entry's results, and the events of all new revisions for the watch hub. Raises MalformedEntry, and
-        whatever the disk raises: the transaction is then undone and the member must stop.
+        whatever the disk raises: all since the last commit is then undone, and the member must stop.
         """
         txn = self._txn = self._backend.begin_write()
         try:
@@ -128,9 +125,8 @@ class Applier:
             )
             writer.finish()
         except BaseException:
-            txn.abort()
+            self._backend.abort()
             raise
-        self._backend.commit(txn)
         return applied, writer.events
 
     def _apply_entry(self, entry: Entry) -> Applied:
@@ -139,18 +135,14 @@ class Applier:
             self.index, self.term = entry.index, entry.term
             return Applied(0, 0, [])
         if entry.type is not EntryType.NORMAL:
-            raise MalformedEntry(
-                f"entry {entry.index} changes the membership of a cluster that has one fixed member"
-            )
+            raise MalformedEntry(f"entry {entry.index} changes the membership of a cluster that has one fixed member")
         batch = decode_batch(entry.data)
         results: list[Result] = []
         append, begin = results.append, self._writer.begin
         for kind, message in batch.requests:
             handler = self._handlers.get(kind)
             if handler is None:
-                raise MalformedEntry(
-                    f"entry {entry.index} has a request of unknown kind {kind}: upgrade this raftkv"
-                )
+                raise MalformedEntry(f"entry {entry.index} has a request of unknown kind {kind}: upgrade this raftkv")
             begin()
             try:
                 append(handler(message))

@@ -86,9 +86,7 @@ def decode_batch(data: bytes) -> Batch:
     except error as damage:
         raise MalformedEntry(f"an entry of {len(data)} bytes ends in the middle of a request") from damage
     if version != BATCH_VERSION:
-        raise MalformedEntry(
-            f"an entry of format {version}; this raftkv reads format {BATCH_VERSION}: upgrade it"
-        )
+        raise MalformedEntry(f"an entry of format {version}; this raftkv reads format {BATCH_VERSION}: upgrade it")
     if position != len(data):
         raise MalformedEntry(f"an entry of {len(data)} bytes whose requests take {position}")
     return Batch(proposer, number, requests)

@@ -177,10 +177,7 @@ def run_read_only_txn(store: Store, txn: ReadTxn, lessor: Lessor, request: rpc_p
     header = _op_header(store.current_revision)
     return _body(
         choice,
-        [
-            framed(_OP_RANGE, header + view.range(RangeQuery.from_request(message)).body)
-            for _, message in choice.steps
-        ],
+        [framed(_OP_RANGE, header + view.range(RangeQuery.from_request(message)).body) for _, message in choice.steps],
     )
 
 
@@ -196,9 +193,7 @@ def _op_header(revision: int) -> bytes:
 
 
 def _run_range(writer: Writer, request: rpc_pb2.RangeRequest) -> bytes:
-    return framed(
-        _OP_RANGE, _op_header(writer.revision) + writer.range(RangeQuery.from_request(request)).body
-    )
+    return framed(_OP_RANGE, _op_header(writer.revision) + writer.range(RangeQuery.from_request(request)).body)
 
 
 def _run_put(writer: Writer, request: rpc_pb2.PutRequest) -> bytes:

@@ -6,7 +6,8 @@ the tables mean, except the consistent index, which tells how much of the log a 
 
 LMDB runs with a writable map and never syncs a commit: a commit costs microseconds and survives the death of
 the process (the page cache holds it), but not a power cut. After a power cut the store goes back to its last
-durable checkpoint, exactly, and the log replays the rest.
+durable checkpoint, exactly, and the log replays the rest. One write transaction stays open over many batches:
+what it holds is lost even with the process, and is in the log as well.
 The map is large and the file sparse; growth is bounded by the quota of the rooms above, and by `reserve`,
 which must cover a transaction before it begins.
 """
@@ -42,6 +43,12 @@ MAP_SIZE_BYTES: Final = 64 << 30
 
 MAX_PINS: Final = 1000
 """Bound of concurrent pins and hot copies; one more raises TooManyPinsError."""
+
+MAX_OPEN_PAGES: Final = 40_000
+"""LMDB gives up (MDB_TXN_FULL) at 131,071 dirty pages in one transaction."""
+MAX_OPEN_BYTES: Final = 32 << 20
+SPLITS_BYTES: Final = 1 << 20
+"""For new pages in a file that has few."""
 
 _OWN_READERS: Final = 24
 """Reader slots beside the pins: the shared one, two checkpoints, a defragmentation, LMDB's spare."""
@@ -84,6 +91,8 @@ class Backend:
         "_lock",
         "_map_size_bytes",
         "_meta",
+        "_open_bytes",
+        "_open_pages",
         "_page_size",
         "_path",
         "_pins",
@@ -91,6 +100,7 @@ class Backend:
         "_reservation",
         "_step_bytes",
         "_txn_id",
+        "_write",
         "durable_index",
         "recovered",
         "size_bytes",
@@ -132,6 +142,12 @@ class Backend:
         self._pins: dict[ReadPin, None] = {}  # oldest first
         self._defragmentation: Defragmentation | None = None
         self._distrusted = False
+        self._write: WriteTxn | None = None
+        """Open, with what was written since the last commit."""
+        self._open_bytes = 0
+        """Values written into it, as announced by `reserve_batch`."""
+        self._open_pages = 0
+        """Pages that it may have dirtied; an upper bound."""
 
     # --- open and close -------------------------------------------------------------------------------------
 
@@ -188,9 +204,7 @@ class Backend:
         """Opens the environment on data.mdb and makes what it holds the first checkpoint."""
         self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._env = environment.open_environment(
-                self._directory, self._map_size_bytes, MAX_PINS + _OWN_READERS
-            )
+            self._env = environment.open_environment(self._directory, self._map_size_bytes, MAX_PINS + _OWN_READERS)
         except BaseException:
             os.close(self._fd)
             raise
@@ -227,6 +241,7 @@ class Backend:
 
     def _detach(self) -> None:
         """Closes the environment; every transaction on it dies."""
+        self.abort()
         self._read = None
         self._env.close()
         os.close(self._fd)
@@ -241,6 +256,7 @@ class Backend:
             self.abandon_defragment(self._defragmentation)
         try:
             if not self._distrusted:
+                self.commit()
                 checkpoint = self._new_checkpoint(clean=True)
                 checkpoint.sync()
         finally:
@@ -252,33 +268,63 @@ class Backend:
     # --- transactions ---------------------------------------------------------------------------------------
 
     def begin_write(self) -> WriteTxn:
-        """The write transaction; there is one at a time. End it with `commit`, or with its own `abort()`."""
-        return self._env.begin(write=True)
+        """The write transaction: the open one, or a new one. It stays open over any number of batches until `commit`.
 
-    def commit(self, txn: WriteTxn) -> None:
-        """Makes it the newest snapshot; it survives the process. The shared read transaction moves on."""
+        A page is copied once in a transaction, however often it is written; so the longer it stays open, the fewer
+        pages are dirtied (docs/adr/0003). What it holds is seen by `read`, and is lost with the process.
+        """
+        txn = self._write
+        if txn is None:
+            txn = self._write = self._env.begin(write=True)
+        return txn
+
+    def commit(self) -> None:
+        """Makes what is open, if anything, the newest snapshot; it survives the process. Ends `read`'s transaction."""
+        txn = self._write
+        if txn is None:
+            return
+        self._write = None
         txn.commit()
         if self._read is not None:
             self._read.abort()
             self._read = None
         self._note_commit()
 
+    def abort(self) -> None:
+        """Undoes everything since the last commit: several batches, perhaps. What was loaded must be reloaded."""
+        txn, self._write = self._write, None
+        if txn is not None:
+            txn.abort()
+        self._open_bytes = self._open_pages = 0
+
+    @property
+    def commit_due(self) -> bool:
+        """The open transaction has grown enough; LMDB bounds how many pages one may dirty."""
+        return self._open_pages >= MAX_OPEN_PAGES or self._open_bytes >= MAX_OPEN_BYTES
+
     def _note_commit(self) -> None:
         info = self._env.info()
         self._txn_id = info["last_txnid"]
         self.size_bytes = (info["last_pgno"] + 1) * self._page_size
+        self._open_bytes = self._open_pages = 0
 
     def read(self) -> ReadTxn:
-        """The shared read transaction on the newest commit. Valid until the next `commit`; never close it."""
+        """The newest state, what is open included; valid until the next commit, never closed by callers."""
+        if self._write is not None:
+            return self._write
         read = self._read
         if read is None:
             read = self._read = self._env.begin()
         return read
 
     def pin(self) -> ReadPin:
-        """A snapshot of its own for work in slices. Raises TooManyPinsError at MAX_PINS."""
+        """The newest state as a snapshot of its own, for work in slices; commits what is open.
+
+        Raises TooManyPinsError at MAX_PINS.
+        """
         if len(self._pins) >= MAX_PINS:
             raise TooManyPinsError(f"{MAX_PINS} snapshots are pinned already")
+        self.commit()
         pin = ReadPin(self._env.begin(), time.monotonic(), self._unpin)
         self._pins[pin] = None
         return pin
@@ -301,13 +347,38 @@ class Backend:
     # --- space ----------------------------------------------------------------------------------------------
 
     def reserve(self, extra_bytes: int) -> None:
-        """Before `begin_write`: makes sure that the file can grow by so much (see `space.growth_bytes`).
+        """Makes sure that the file can grow by so much beyond what is open. Raises NoSpaceError."""
+        self._must_have(self._open_growth(0, 0) + extra_bytes)
 
-        Raises NoSpaceError. A transaction that outgrows its reservation on a full disk kills the process.
+    def reserve_batch(self, value_bytes: int, pages: int) -> None:
+        """Before every batch: room for its values, and for copies of the pages that it touches.
+
+        A transaction copies a page once, so copies are never more than the file has pages. Raises NoSpaceError; a
+        transaction that outgrows its reservation on a full disk kills the process.
         """
-        needed_bytes = self.size_bytes + extra_bytes
+        try:
+            self._must_have(self._open_growth(value_bytes, pages))
+        except NoSpaceError:
+            if self._write is None:
+                raise
+            self.commit()  # what is open may have taken less than was reckoned
+            self._must_have(self._open_growth(value_bytes, pages))
+        self._open_bytes += value_bytes
+        self._open_pages += pages
+
+    def _open_growth(self, value_bytes: int, pages: int) -> int:
+        copies_bytes = (self._open_pages + pages) * self._page_size
+        return self._open_bytes + value_bytes + min(copies_bytes, self.size_bytes + SPLITS_BYTES)
+
+    def _must_have(self, growth_bytes: int) -> None:
+        needed_bytes = self.size_bytes + growth_bytes
         if needed_bytes > self._reservation.reserved_bytes:
             self._reservation.extend(needed_bytes)
+
+    @property
+    def open_bytes(self) -> int:
+        """Bytes of values in the open transaction, which `size_bytes` does not know of yet."""
+        return self._open_bytes
 
     @property
     def in_use_bytes(self) -> int:
@@ -330,9 +401,8 @@ class Backend:
         """
         assert self._checkpoint is None, "a checkpoint is in flight"
         if self._distrusted:
-            raise BackendError(
-                f"{self._directory}: pages were lost on their way to disk; restart this member"
-            )
+            raise BackendError(f"{self._directory}: pages were lost on their way to disk; restart this member")
+        self.commit()
         if self._txn_id == self._durable.metas.newest.txn_id:
             return None
         return self._new_checkpoint(clean=False)
@@ -363,8 +433,8 @@ class Backend:
 
     def begin_copy(self) -> HotCopy:
         """The newest snapshot as a file's bytes, while commits go on. Close it. Raises TooManyPinsError."""
-        metas = self._metas()
         pin = self.pin()
+        metas = self._metas()
         try:
             consistent = environment.consistent_index(pin.txn, self._meta, self._path)
             return HotCopy(pin, os.dup(self._fd), metas, consistent)
@@ -375,6 +445,7 @@ class Backend:
     def begin_defragment(self) -> Defragmentation:
         """From here to `finish_defragment` or `abandon_defragment` nobody may commit. Reads go on."""
         assert self._defragmentation is None, "a defragmentation is under way"
+        self.commit()
         self._defragmentation = Defragmentation(self._directory, self._env, self._env.begin())
         return self._defragmentation
 

@@ -68,9 +68,7 @@ def encode_checkpoint(record: CheckpointRecord) -> bytes:
     assert len(boot_id) == len(UNKNOWN_BOOT)
     flags = _CLEAN if record.clean else 0
     txn_id = record.metas.newest.txn_id
-    header = _HEADER.pack(
-        _MAGIC, _FORMAT, flags, record.consistent_index, record.term, txn_id, boot_id, len(raw)
-    )
+    header = _HEADER.pack(_MAGIC, _FORMAT, flags, record.consistent_index, record.term, txn_id, boot_id, len(raw))
     body = header + raw
     return body + _CRC.pack(google_crc32c.value(body))
 
@@ -87,9 +85,7 @@ def read_checkpoint(path: Path) -> CheckpointRecord | None:
         raise DamagedError(path, "the checksum does not match", REBUILD)
     _, version, flags, index, term, txn_id, boot_id, pages_bytes = _HEADER.unpack_from(raw)
     if version != _FORMAT:
-        raise DamagedError(
-            path, f"format {version} is not known here", "start the raftkv version that wrote it"
-        )
+        raise DamagedError(path, f"format {version} is not known here", "start the raftkv version that wrote it")
     metas = parse_metas(raw[_HEADER.size : -_CRC.size])
     if metas is None or len(metas.raw) != pages_bytes or metas.newest.txn_id != txn_id:
         raise DamagedError(path, "the saved pages are not LMDB meta pages", REBUILD)
@@ -103,9 +99,7 @@ def write_checkpoint(directory: Path, record: CheckpointRecord) -> None:
     The replaced file becomes the next `checkpoint.tmp`, so that its blocks serve again: checkpoints go on
     when the disk is full, and with them the reuse of free pages.
     """
-    tmp, path, old = (
-        directory / name for name in (CHECKPOINT_TMP_NAME, CHECKPOINT_NAME, CHECKPOINT_OLD_NAME)
-    )
+    tmp, path, old = (directory / name for name in (CHECKPOINT_TMP_NAME, CHECKPOINT_NAME, CHECKPOINT_OLD_NAME))
     data = encode_checkpoint(record)
     fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

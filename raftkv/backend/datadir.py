@@ -170,9 +170,7 @@ def install(directory: Path, copy: Path) -> None:
             metas = read_metas(fd, copy)
             size_bytes = os.fstat(fd).st_size
             if size_bytes < metas.size_bytes:
-                raise DamagedError(
-                    copy, f"{size_bytes} bytes of {metas.size_bytes}", "send the snapshot again"
-                )
+                raise DamagedError(copy, f"{size_bytes} bytes of {metas.size_bytes}", "send the snapshot again")
             os.fsync(fd)
         finally:
             os.close(fd)

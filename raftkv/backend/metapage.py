@@ -62,9 +62,7 @@ def parse_meta(page: bytes) -> MetaPage | None:
     """None if these bytes are not a meta page of this format."""
     if len(page) < _META.size or not page[_FLAGS_AT] & _META_FLAG:
         return None
-    magic, version, _, map_size, page_size, _, _, _, _, _, _, free_root, last_page, txn_id = (
-        _META.unpack_from(page)
-    )
+    magic, version, _, map_size, page_size, _, _, _, _, _, _, free_root, last_page, txn_id = _META.unpack_from(page)
     if magic != MAGIC or version != DATA_VERSION:
         return None
     if page_size & (page_size - 1) or not MIN_PAGE_BYTES <= page_size <= MAX_PAGE_BYTES or last_page < 1:

@@ -45,9 +45,7 @@ def _describe(setting: Setting) -> str:
     kind = setting.kind.name
     value = "|".join(choice for choice in setting.choices if choice) or _TYPES.get(kind, kind)
     default = setting.default_note or setting.default
-    head = (
-        f"  --{setting.name} {value}" + (f" (default {default})" if default else "") + f"  [{setting.env}]\n"
-    )
+    head = f"  --{setting.name} {value}" + (f" (default {default})" if default else "") + f"  [{setting.env}]\n"
     text = setting.help
     for alias in setting.aliases:
         text += f" Old name: --{alias}."

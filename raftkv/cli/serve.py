@@ -6,7 +6,6 @@ import importlib.util
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -61,17 +60,11 @@ def _start(config: Config) -> int:
 
 
 def _load_node() -> Callable[[Config], int]:
-    """The server's entry point, on uvloop. Imported late: --help must not load a server."""
+    """The server's entry point. Imported late: --help must not load a server."""
     try:
-        import uvloop
-
         from raftkv.api.node import run as run_node
     except ImportError as why:
         raise StartError(
             f"a part that the server needs is missing: {why}", "Install raftkv again, with its dependencies."
         ) from why
-    with warnings.catch_warnings():
-        # Python 3.12 and later would rather be told by whoever makes the loop.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        uvloop.install()
     return run_node

@@ -28,9 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Prints the etcd version whose contract is served, and what serves it.",
         add_help=False,
     )
-    parser.add_argument(
-        "-o", "--output", choices=("text", "json"), default="text", help="how to print (text)"
-    )
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="how to print (text)")
     parser.add_argument("-h", "--help", action="store_true", help="print this")
     return parser
 

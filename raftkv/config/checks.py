@@ -103,9 +103,7 @@ def _timing(subject: Subject) -> None:
     heartbeat_ms = subject.values["heartbeat-interval"]
     election_ms = subject.values["election-timeout"]
     if heartbeat_ms <= 0:
-        raise ConfigError(
-            f"--heartbeat-interval is {heartbeat_ms} ms", "It must be more than 0; the default is 100."
-        )
+        raise ConfigError(f"--heartbeat-interval is {heartbeat_ms} ms", "It must be more than 0; the default is 100.")
     if election_ms < 5 * heartbeat_ms:
         raise ConfigError(
             f"--election-timeout ({election_ms} ms) is less than 5 times --heartbeat-interval "
@@ -167,9 +165,7 @@ def _one_bootstrap(subject: Subject) -> None:
         raise ConfigError(f"{names} both say who the members are", "Give only one of them.")
     values = subject.values
     if bool(values["discovery-token"]) != bool(values["discovery-endpoints"]):
-        raise ConfigError(
-            "one of --discovery-token and --discovery-endpoints is given without the other", "Give both."
-        )
+        raise ConfigError("one of --discovery-token and --discovery-endpoints is given without the other", "Give both.")
 
 
 def _duplicate_urls(subject: Subject) -> None:
@@ -193,9 +189,7 @@ def _tls_pairs(subject: Subject) -> None:
         ("peer-", LISTEN_FLAGS[3:], values["peer-tls"]),
     ):
         if bool(tls.cert_file) != bool(tls.key_file):
-            raise ConfigError(
-                f"one of --{side}cert-file and --{side}key-file is given without the other", "Give both."
-            )
+            raise ConfigError(f"one of --{side}cert-file and --{side}key-file is given without the other", "Give both.")
         if bool(tls.client_cert_file) != bool(tls.client_key_file):
             raise ConfigError(
                 f"one of --{side}client-cert-file and --{side}client-key-file is given without the other",
@@ -213,9 +207,7 @@ def _tls_pairs(subject: Subject) -> None:
                 f"Give --{side}cert-file and --{side}key-file, or --{side}auto-tls.",
             )
         if not secure and not (tls.is_empty and not tls.wants_client_cert):
-            subject.notice(
-                "TLS settings are ignored, no listen URL is https", side=side.rstrip("-") or "client"
-            )
+            subject.notice("TLS settings are ignored, no listen URL is https", side=side.rstrip("-") or "client")
         if tls.client_cert_auth and not tls.trusted_ca_file:
             subject.notice(
                 "client certificates are checked against the system's CAs, no CA file is given",
@@ -226,9 +218,7 @@ def _tls_pairs(subject: Subject) -> None:
 def _tls_versions(subject: Subject) -> None:
     oldest, newest = subject.values["tls-min-version"], subject.values["tls-max-version"]
     if newest and oldest > newest:
-        raise ConfigError(
-            f"--tls-min-version {oldest} is newer than --tls-max-version {newest}", "Swap them."
-        )
+        raise ConfigError(f"--tls-min-version {oldest} is newer than --tls-max-version {newest}", "Swap them.")
     if oldest == "TLS1.3" and subject.values["cipher-suites"]:
         raise ConfigError(
             "--cipher-suites is given, but --tls-min-version TLS1.3 leaves nothing to choose",
@@ -245,9 +235,7 @@ def _log_outputs(subject: Subject) -> None:
             "--log-outputs=systemd/journal is not supported",
             "Use stderr, which systemd puts into the journal.",
         )
-    if subject.values["enable-log-rotation"] and (
-        len(outputs) != 1 or outputs[0] in ("default", "stderr", "stdout")
-    ):
+    if subject.values["enable-log-rotation"] and (len(outputs) != 1 or outputs[0] in ("default", "stderr", "stdout")):
         raise ConfigError(
             f"--enable-log-rotation rotates one file, but --log-outputs is {','.join(outputs)!r}",
             "Name exactly one file in --log-outputs.",
@@ -267,15 +255,11 @@ def _things_to_mention(subject: Subject) -> None:
     """Allowed, but worth a line in the log (LIM-06, AL-20)."""
     values = subject.values
     if values["max-request-bytes"] > LARGE_REQUEST_BYTES:
-        subject.notice(
-            "requests larger than 10 MiB are allowed", max_request_bytes=values["max-request-bytes"]
-        )
+        subject.notice("requests larger than 10 MiB are allowed", max_request_bytes=values["max-request-bytes"])
     if values["quota-backend-bytes"] > LARGE_QUOTA_BYTES:
         subject.notice("the quota is more than 8 GiB", quota_backend_bytes=values["quota-backend-bytes"])
     if values["name"] == "default":
-        subject.notice(
-            "the member has the default name; name every member of a cluster differently", name="default"
-        )
+        subject.notice("the member has the default name; name every member of a cluster differently", name="default")
     if values["rpc-server"] == "grpcio" and not values["listen-client-http-urls"]:
         subject.notice(
             "the grpcio server answers gRPC only; pages like /health need URLs of their own",

@@ -56,20 +56,13 @@ def parse_feature_gates(text: str, old_flags: Mapping[str, Given]) -> dict[str, 
         try:
             chosen[name] = parse_bool(value)
         except ValueError:
-            raise ConfigError(
-                f"--feature-gates: {part!r} is not of the form Name=true or Name=false"
-            ) from None
+            raise ConfigError(f"--feature-gates: {part!r} is not of the form Name=true or Name=false") from None
     for name, given in old_flags.items():
         if name in chosen:
-            raise ConfigError(
-                f"{given.origin} and --feature-gates={name} set the same thing", f"Drop {given.origin}."
-            )
+            raise ConfigError(f"{given.origin} and --feature-gates={name} set the same thing", f"Drop {given.origin}.")
         chosen[name] = given.value
     stages = {_ALL[name]: value for name, value in chosen.items() if name in _ALL}
-    return {
-        gate.name: chosen.get(gate.name, stages.get(gate.stage, gate.default))
-        for gate in FEATURE_GATES.values()
-    }
+    return {gate.name: chosen.get(gate.name, stages.get(gate.stage, gate.default)) for gate in FEATURE_GATES.values()}
 
 
 def _unknown_gate(name: str) -> ConfigError:
@@ -88,9 +81,7 @@ def parse_auto_compaction(mode: str, text: str) -> AutoCompaction | None:
         number = None
     if mode == "revision":
         if number is None or number < 0:
-            raise ConfigError(
-                f"{flag}={text} is not a number of revisions", "Write for example 1000, or 0 for off."
-            )
+            raise ConfigError(f"{flag}={text} is not a number of revisions", "Write for example 1000, or 0 for off.")
         return AutoCompaction(revisions=number) if number else None
     try:
         period_s = number * _HOUR_S if number is not None else parse_duration(text) / SECOND_NS
@@ -133,9 +124,7 @@ def _check_jwt(options: Mapping[str, str]) -> None:
     except ValueError as why:
         raise ConfigError(f"--auth-token, option ttl: {why}") from None
     if ttl_ns <= 0:
-        raise ConfigError(
-            "--auth-token, option ttl: tokens would be invalid at once", "Write for example ttl=5m."
-        )
+        raise ConfigError("--auth-token, option ttl: tokens would be invalid at once", "Write for example ttl=5m.")
 
 
 _ROTATION_TYPES: Final[Mapping[str, type[int]]] = {

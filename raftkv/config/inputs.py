@@ -105,9 +105,7 @@ def read_environ(environ: Mapping[str, str], inputs: Inputs) -> None:
             continue
         spelling = known.get(variable)
         if spelling is None:
-            inputs.notices.append(
-                Notice("an environment variable is not a known setting", {"variable": variable})
-            )
+            inputs.notices.append(Notice("an environment variable is not a known setting", {"variable": variable}))
             continue
         try:
             value = spelling.parse(text)

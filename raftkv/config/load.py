@@ -36,9 +36,7 @@ _ZERO_MEANS_DEFAULT: Final = (
 )
 
 
-def load(
-    argv: Sequence[str], environ: Mapping[str, str], *, unsupported: Unsupported = UNSUPPORTED
-) -> Config:
+def load(argv: Sequence[str], environ: Mapping[str, str], *, unsupported: Unsupported = UNSUPPORTED) -> Config:
     """argv: the arguments after `raftkv serve`. Raises ConfigError (exit code 1) or UsageError (exit code 2).
 
     Reads the --config-file if there is one, and nothing else. The notices of the result are not logged yet.
@@ -46,9 +44,7 @@ def load(
     return load_from(read_flags(argv), environ, unsupported=unsupported)
 
 
-def load_from(
-    line: FlagLine, environ: Mapping[str, str], *, unsupported: Unsupported = UNSUPPORTED
-) -> Config:
+def load_from(line: FlagLine, environ: Mapping[str, str], *, unsupported: Unsupported = UNSUPPORTED) -> Config:
     """`load` for a command line that was read already."""
     inputs = _pick_source(line.inputs, environ)
     values = {name: setting.default_value() for name, setting in SETTINGS.items()}

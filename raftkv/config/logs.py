@@ -104,9 +104,7 @@ class ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         level = level_name(record)
-        fields = " ".join(
-            f"{self._paint(_DIM, f'{key}=')}{_show(value)}" for key, value in _fields(record).items()
-        )
+        fields = " ".join(f"{self._paint(_DIM, f'{key}=')}{_show(value)}" for key, value in _fields(record).items())
         parts = [
             self._paint(_DIM, timestamp(record)),
             self._paint(_COLOURS.get(level, ""), f"{level.upper():5}"),

@@ -60,9 +60,7 @@ def read_yaml(path: Path) -> Inputs:
     if root is None or root.tag == _NULL:
         return inputs
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(
-            f"--config-file {path} is not a map of settings", "Write lines of the form name: value."
-        )
+        raise ConfigError(f"--config-file {path} is not a map of settings", "Write lines of the form name: value.")
     for place, node in _leaves(path, root, ""):
         spelling = PLACES[place]
         try:

@@ -15,21 +15,21 @@ class LeaseError(Exception):
     """A lease request that changes nothing."""
 
 
-class LeaseNotFound(LeaseError):  # noqa: N818
+class LeaseNotFound(LeaseError):
     pass
 
 
-class LeaseExists(LeaseError):  # noqa: N818
+class LeaseExists(LeaseError):
     pass
 
 
-class LeaseTTLTooLarge(LeaseError):  # noqa: N818
+class LeaseTTLTooLarge(LeaseError):
     pass
 
 
-class LeaseExpired(LeaseError):  # noqa: N818
+class LeaseExpired(LeaseError):
     pass
 
 
-class NotPrimaryLessor(LeaseError):  # noqa: N818
+class NotPrimaryLessor(LeaseError):
     pass

@@ -89,9 +89,7 @@ class ExpiryClock:
 
     __slots__ = ("_checkpoint_interval_s", "_checkpoints", "_deadlines", "_fresh")
 
-    def __init__(
-        self, leases: Iterable[Lease], now_s: float, extend_s: float, checkpoint_interval_s: float
-    ) -> None:
+    def __init__(self, leases: Iterable[Lease], now_s: float, extend_s: float, checkpoint_interval_s: float) -> None:
         """Give every lease a new deadline: its remaining or whole TTL, and `extend_s` (one election timeout)
         for the time in which nobody could renew it (L-50)."""
         self._deadlines = DeadlineHeap()

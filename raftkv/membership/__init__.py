@@ -6,9 +6,9 @@ configuration, of sockets or of the other state machines; `apply` keeps it and t
 
 from raftkv.membership.errors import (
     MemberExists,
-    MembershipError,
     MemberNotFound,
     MemberRemoved,
+    MembershipError,
     PeerURLExists,
 )
 from raftkv.membership.ids import cluster_id, member_id

@@ -120,9 +120,7 @@ class Blocks:
 
     def _fits_left(self, at: int) -> bool:
         entries = self.entries[at]
-        return entries == 0 or (
-            entries <= self._target // 4 and entries + self.entries[at - 1] <= self._target
-        )
+        return entries == 0 or (entries <= self._target // 4 and entries + self.entries[at - 1] <= self._target)
 
     def _merge_left(self, txn: WriteTxn, at: int) -> None:
         txn.delete(self.starts[at], b"", self._tables.blocks)

@@ -132,8 +132,7 @@ def _check_events(
         if record is None:
             yield f"events: {state.key[:40]!r} is not in current"
         elif (
-            record.startswith(revision)
-            and (event if event[0] != DELETE_TYPE else b"") != unpack_current(record).frame
+            record.startswith(revision) and (event if event[0] != DELETE_TYPE else b"") != unpack_current(record).frame
         ):
             yield f"events: the newest event of {state.key[:40]!r} differs from its record"
     for short, revision in sorted(unseen):

@@ -117,9 +117,7 @@ class Compaction:
         self._position = position
         txn.put(Meta.COMPACT_POSITION, position, True, True, False, self._store.tables.meta)
 
-    def _supersede(
-        self, txn: WriteTxn, history: Cursor, revision: bytes, event: bytes, *, gone: bool
-    ) -> None:
+    def _supersede(self, txn: WriteTxn, history: Cursor, revision: bytes, event: bytes, *, gone: bool) -> None:
         """Removes what the event at `revision` makes superfluous: older revisions of its key, perhaps itself.
 
         `gone`: a tombstone is old enough to go.

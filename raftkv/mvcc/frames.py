@@ -60,9 +60,7 @@ def number(n: int) -> bytes:
 
 def frame(key: bytes, create: int, mod: int, version: int, value: bytes, lease: int) -> bytes:
     """The frame of a put. Canonical: what protobuf would serialize, zero fields left out."""
-    return put_frame(
-        key, b"\x10" + number(create) + b"\x18" + number(mod) + b"\x20" + number(version), value, lease
-    )
+    return put_frame(key, b"\x10" + number(create) + b"\x18" + number(mod) + b"\x20" + number(version), value, lease)
 
 
 def put_frame(key: bytes, numbers: bytes, value: bytes, lease: int) -> bytes:

@@ -120,9 +120,7 @@ class HashScan:
         self._crc = google_crc32c.extend(self._crc, hashed)
         if not self._any_alive:
             self._crc_if_dead = google_crc32c.extend(self._crc_if_dead, hashed)
-            self._any_alive = event[0] != DELETE_TYPE and self._is_newest(
-                event_key(event), revision, self._revision
-            )
+            self._any_alive = event[0] != DELETE_TYPE and self._is_newest(event_key(event), revision, self._revision)
 
     def _add_compacted(self, revision: bytes, event: bytes) -> None:
         """A put at or below the compact revision."""

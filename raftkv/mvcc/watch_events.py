@@ -105,9 +105,7 @@ class EventBatch:
 
     __slots__ = ("_body", "entries", "first_revision", "header_revision", "last_revision")
 
-    def __init__(
-        self, header_revision: int, first_revision: int, last_revision: int, entries: list[bytes]
-    ) -> None:
+    def __init__(self, header_revision: int, first_revision: int, last_revision: int, entries: list[bytes]) -> None:
         self.header_revision = header_revision
         """For the response's header: the revision itself when live (W-56), the newest published in catch-up
         (W-57)."""
@@ -139,10 +137,7 @@ def make_batch(header_revision: int, events: Sequence[SharedEvent], variant: int
             return None
     if len(events) == 1:
         return events[0].alone(header_revision, bool(variant & WITH_PREV))
-    if variant & WITH_PREV:
-        entries = [event.with_prev() for event in events]
-    else:
-        entries = [event.plain() for event in events]
+    entries = [event.with_prev() for event in events] if variant & WITH_PREV else [event.plain() for event in events]
     return EventBatch(header_revision, events[0].revision, events[-1].revision, entries)
 
 
@@ -175,10 +170,7 @@ def is_creation(event: bytes, key_end: int) -> bool:
             return False
         create_end = _skip_varint(event, key_end + 1)
         mod_end = _skip_varint(event, create_end + 1)
-        return (
-            event[create_end] == _MOD_TAG
-            and event[create_end + 1 : mod_end] == event[key_end + 1 : create_end]
-        )
+        return event[create_end] == _MOD_TAG and event[create_end + 1 : mod_end] == event[key_end + 1 : create_end]
     except IndexError:
         raise SchemaError(f"events: an event of {len(event)} bytes ends inside its revisions") from None
 

@@ -1,4 +1,3 @@
-# ruff: noqa: N818 - named after what has happened; these names are the vocabulary of the field
 """Everything the core can raise.
 
     RaftError

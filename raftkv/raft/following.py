@@ -67,9 +67,7 @@ def _check_entries(message: Message) -> None:
     for entry in message.entries:
         index += 1
         if entry.index != index or entry.term < term:
-            raise BadMessage(
-                f"{message.sender} sent entry {entry.index}@{entry.term} behind {index - 1}@{term}"
-            )
+            raise BadMessage(f"{message.sender} sent entry {entry.index}@{entry.term} behind {index - 1}@{term}")
         term = entry.term
     if term > message.term:
         raise BadMessage(f"{message.sender} sent entries of a term newer than its own")

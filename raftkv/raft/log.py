@@ -177,9 +177,7 @@ class RaftLog:
         if index <= self.committed:
             return False
         if index > self.last_index:
-            raise LogDamaged(
-                f"{index} is committed, but the log ends at {self.last_index}: entries were lost"
-            )
+            raise LogDamaged(f"{index} is committed, but the log ends at {self.last_index}: entries were lost")
         self.committed = index
         return True
 

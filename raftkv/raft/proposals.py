@@ -38,9 +38,7 @@ def propose(raft: Raft, entries: Sequence[Entry]) -> None:
         entries = _admit_conf_changes(raft, entries)
     term, index = raft.term, raft.log.last_index
     numbered = []
-    size = (
-        0  # anew: a change that was not admitted has lost its data, and only what is appended is ever freed
-    )
+    size = 0  # anew: a change that was not admitted has lost its data, and only what is appended is ever freed
     for entry in entries:
         index += 1
         size += len(entry.data)

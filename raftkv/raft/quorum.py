@@ -52,9 +52,7 @@ def majority_vote(voters: tuple[NodeId, ...], votes: Mapping[NodeId, bool]) -> V
     return VoteResult.PENDING
 
 
-def joint_vote(
-    incoming: tuple[NodeId, ...], outgoing: tuple[NodeId, ...], votes: Mapping[NodeId, bool]
-) -> VoteResult:
+def joint_vote(incoming: tuple[NodeId, ...], outgoing: tuple[NodeId, ...], votes: Mapping[NodeId, bool]) -> VoteResult:
     first, second = majority_vote(incoming, votes), majority_vote(outgoing, votes)
     if first is second:
         return first

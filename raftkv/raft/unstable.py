@@ -54,9 +54,7 @@ class Unstable:
 
     @property
     def has_new(self) -> bool:
-        return self.handed < self.offset + len(self.entries) or (
-            self.snapshot is not None and not self.snapshot_handed
-        )
+        return self.handed < self.offset + len(self.entries) or (self.snapshot is not None and not self.snapshot_handed)
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Put entries behind the log or over its end, from the first one's index on."""

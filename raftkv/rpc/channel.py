@@ -204,21 +204,14 @@ class Channel:
         return encoded
 
     def _wait_for_connection(self, call: ClientCall) -> None:
-        if (
-            self._state in (ChannelState.BACKING_OFF, ChannelState.CLOSED)
-            or len(self._pending) >= MAX_PENDING_CALLS
-        ):
+        if self._state in (ChannelState.BACKING_OFF, ChannelState.CLOSED) or len(self._pending) >= MAX_PENDING_CALLS:
             closed = self._state is ChannelState.CLOSED
             code = Code.CANCELLED if closed else Code.UNAVAILABLE
             text = TEXT_CLOSING if closed else self._unavailable_text()
             self._loop.call_soon(call.fail_unsent, code, text)
             return
         self._pending.append(call)
-        if (
-            self._protocol is not None
-            and self._state is ChannelState.READY
-            and not self._protocol.connection.usable
-        ):
+        if self._protocol is not None and self._state is ChannelState.READY and not self._protocol.connection.usable:
             self._leave(self._protocol)
         if self._state is ChannelState.IDLE:
             self._connect()
@@ -387,9 +380,7 @@ class _ClientProtocol(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._flush_due = False
-        self.connection = ClientConnection(
-            channel.limits, channel.stats, self._wake, self._on_ready, loop.time()
-        )
+        self.connection = ClientConnection(channel.limits, channel.stats, self._wake, self._on_ready, loop.time())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

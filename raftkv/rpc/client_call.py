@@ -158,9 +158,7 @@ class ClientCall(MessageStream):
             self._responded = True
             if head.status != 200:
                 code = _HTTP_TO_CODE.get(head.status, Code.UNKNOWN)
-                phrase = (
-                    HTTPStatus(head.status).phrase if head.status in HTTPStatus._value2member_map_ else ""
-                )
+                phrase = HTTPStatus(head.status).phrase if head.status in HTTPStatus._value2member_map_ else ""
                 text = f"unexpected HTTP status code received from server: {head.status} ({phrase})"
                 self._end(head.code if head.code is not None else code, head.text or text, end_stream)
                 return

@@ -12,12 +12,16 @@ from raftkv.rpc import frames
 from raftkv.rpc.client_call import ClientCall, ResponseHead
 from raftkv.rpc.codes import Code
 from raftkv.rpc.connection import Http2Connection
+from raftkv.rpc.flow import FloodGauge
 from raftkv.rpc.frames import END_HEADERS, HEADER, HEADERS, ErrorCode, Http2Error
 from raftkv.rpc.headers import HeaderReader, HeaderWriter
 from raftkv.rpc.limits import Limits
 from raftkv.rpc.stats import Stats
 
 TEXT_CLOSING: Final = "grpc: the client connection is closing"
+
+SERVER_PINGS_BURST: Final = 100_000
+SERVER_PINGS_PER_S: Final = 20_000.0
 
 _KEEPALIVE_PING: Final = b"keepaliv"
 
@@ -42,6 +46,8 @@ class ClientConnection(Http2Connection[ClientCall]):
         now: float,
     ) -> None:
         super().__init__(limits, stats, wake, now)
+        # grpc-go's servers measure the path: a ping for every burst of data, thousands a second on a fast network.
+        self._gauges["pings"] = FloodGauge("pings", SERVER_PINGS_BURST, SERVER_PINGS_PER_S)
         self._on_ready = on_ready
         """The server's first SETTINGS are here, so its limits are known."""
         self._reader = HeaderReader(ResponseHead, limits.max_header_list_bytes)
@@ -51,12 +57,14 @@ class ClientConnection(Http2Connection[ClientCall]):
         self._peer_max_streams = frames.MAX_STREAM_ID
         self._keepalive_sent_at: float | None = None
 
+    def _on_ping(self, opaque: bytes) -> None:
+        self._gauges["pings"].hit(self.now)
+        super()._on_ping(opaque)
+
     @property
     def usable(self) -> bool:
         """New calls may come here, at least when others have ended."""
-        return not (
-            self.closing or self.closed or self.peer_gone or self._next_stream_id > frames.MAX_STREAM_ID
-        )
+        return not (self.closing or self.closed or self.peer_gone or self._next_stream_id > frames.MAX_STREAM_ID)
 
     @property
     def has_room(self) -> bool:
@@ -162,6 +170,4 @@ class ClientConnection(Http2Connection[ClientCall]):
         """Calls beyond the last id were not and will not be processed."""
         for call in [call for stream_id, call in self.streams.items() if stream_id > last_stream_id]:
             self.forget(call)
-            call.fail_unsent(
-                Code.UNAVAILABLE, f"there is no connection available: {debug.decode('utf-8', 'replace')}"
-            )
+            call.fail_unsent(Code.UNAVAILABLE, f"there is no connection available: {debug.decode('utf-8', 'replace')}")

@@ -157,9 +157,7 @@ class Http2Connection(Generic[S]):
         stuck = self._incomplete_since is not None and now - self._incomplete_since > timeout_s
         if waiting or stuck:
             self.stats.handshake_timeouts += 1
-            code = (
-                ErrorCode.SETTINGS_TIMEOUT if waiting and self._settings_seen else ErrorCode.ENHANCE_YOUR_CALM
-            )
+            code = ErrorCode.SETTINGS_TIMEOUT if waiting and self._settings_seen else ErrorCode.ENHANCE_YOUR_CALM
             self.fail(code, "no SETTINGS acknowledgement" if waiting else "frame or header block incomplete")
 
     def fail(self, code: ErrorCode, text: str) -> None:
@@ -302,9 +300,7 @@ class Http2Connection(Generic[S]):
             self._gauges["empty frames"].hit(self.now)
         stream.on_data(payload, False)
         if stream.recv_window < self.stream_refill_bytes and stream_id in self.streams:
-            self.outbox.control(
-                frames.window_update(stream_id, self.stream_window_bytes - stream.recv_window)
-            )
+            self.outbox.control(frames.window_update(stream_id, self.stream_window_bytes - stream.recv_window))
             stream.recv_window = self.stream_window_bytes
 
     def _refill_connection(self) -> None:
@@ -435,8 +431,8 @@ class Http2Connection(Generic[S]):
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
         if len(payload) != 8:
             raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "PING is not eight bytes")
-        self._gauges["pings"].hit(self.now)
         if flags & frames.ACK:
+            self._gauges["pings"].hit(self.now)
             self._on_pong(payload)
         else:
             self._on_ping(payload)

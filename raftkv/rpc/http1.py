@@ -83,9 +83,7 @@ class Http1Connection:
 
     @property
     def finished(self) -> bool:
-        return not self._out and (
-            self.closing or (self.draining and self._exchange is None and self._request is None)
-        )
+        return not self._out and (self.closing or (self.draining and self._exchange is None and self._request is None))
 
     def receive_data(self, data: bytes, now: float) -> None:
         if self.closing:
@@ -177,9 +175,7 @@ class Http1Connection:
 
     def _answer_expectation(self) -> None:
         if self._h11.they_are_waiting_for_100_continue:
-            self._write(
-                self._h11.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
-            )
+            self._write(self._h11.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")))
 
     def _dispatch(self) -> None:
         request = self._request

@@ -48,10 +48,7 @@ class HttpStream(ServerStream):
             self._body.append(payload)
             connection.partial_bytes += len(payload)
         limits = connection.limits
-        if (
-            self._received_bytes > limits.max_http_body_bytes
-            or connection.partial_bytes > limits.max_partial_bytes
-        ):
+        if self._received_bytes > limits.max_http_body_bytes or connection.partial_bytes > limits.max_partial_bytes:
             self._respond(413, (("content-type", "text/plain"),), b"request body too large\n")
         elif end_stream:
             self._dispatch()
@@ -111,9 +108,7 @@ class HttpStream(ServerStream):
         self._release_body()
         # 8 is the name :status in the static table, 28 content-length.
         block = literal_indexed_name(8, b"%d" % status) + literal_indexed_name(28, b"%d" % len(body))
-        block += b"".join(
-            literal(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers
-        )
+        block += b"".join(literal(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
         if not body or self._fields.pseudo[b":method"] == b"HEAD":
             self.outbox.headers(self.id, block, end_stream=True)
             self.on_end_sent()

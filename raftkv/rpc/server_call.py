@@ -119,9 +119,7 @@ class ServerCall(ServerStream, MessageStream):
         outbox.window -= framed
         stream_id = self.id
         outbox.parts += (
-            _REPLY_HEAD.pack(
-                _HEAD_WORD, END_HEADERS, stream_id, RESPONSE_BLOCK, framed << 8, 0, stream_id, 0, size
-            ),
+            _REPLY_HEAD.pack(_HEAD_WORD, END_HEADERS, stream_id, RESPONSE_BLOCK, framed << 8, 0, stream_id, 0, size),
             message,
             _REPLY_TAIL.pack(_TAIL_WORD, _END_ALL, stream_id, OK_TRAILERS),
         )
@@ -205,11 +203,7 @@ class ServerCall(ServerStream, MessageStream):
         head = self.head
         if end_stream and head.fast and self._reader is None and len(payload) >= 5:
             compressed, size = PREFIX.unpack_from(payload)
-            if (
-                not compressed
-                and size == len(payload) - 5
-                and size <= self.connection.limits.max_message_bytes
-            ):
+            if not compressed and size == len(payload) - 5 and size <= self.connection.limits.max_message_bytes:
                 head.stats.received += 1
                 try:
                     head.method.handler(self, payload[5:])  # type: ignore[union-attr, call-arg]  # fast: unary
@@ -257,9 +251,7 @@ class ServerCall(ServerStream, MessageStream):
         expected_bytes = fields.content_length
         if expected_bytes is not None:
             self._received_bytes += len(payload)
-            if self._received_bytes > expected_bytes or (
-                end_stream and self._received_bytes != expected_bytes
-            ):
+            if self._received_bytes > expected_bytes or (end_stream and self._received_bytes != expected_bytes):
                 self.connection.stream_error(self.id, ErrorCode.PROTOCOL_ERROR)
                 return
         try:

@@ -175,10 +175,7 @@ class ServerConnection(Http2Connection[ServerStream]):
 
     def _must_refuse(self) -> bool:
         limits = self.limits
-        return (
-            len(self.streams) >= limits.max_concurrent_streams
-            or self.outbox.queued_bytes > limits.max_queued_bytes
-        )
+        return len(self.streams) >= limits.max_concurrent_streams or self.outbox.queued_bytes > limits.max_queued_bytes
 
     def _end_request(self, stream_id: int) -> None:
         """END_STREAM came with a header block."""
@@ -237,6 +234,4 @@ class ServerConnection(Http2Connection[ServerStream]):
     def _stop_accepting(self) -> None:
         if self._accept_until == frames.MAX_STREAM_ID:
             self._accept_until = self.last_peer_stream
-            self.outbox.control(
-                frames.goaway(self.last_peer_stream, ErrorCode.NO_ERROR, b"server is leaving")
-            )
+            self.outbox.control(frames.goaway(self.last_peer_stream, ErrorCode.NO_ERROR, b"server is leaving"))

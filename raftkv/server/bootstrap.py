@@ -96,9 +96,7 @@ def boot(config: Config) -> Booted:
             "Nothing was changed. Restore this member from a backup, or remove it from the cluster and add it anew",
         ) from damage
     except WalFullError as failure:
-        raise StartError(
-            str(failure), "Make room on the disk: the log needs 64 MiB, the store as much"
-        ) from failure
+        raise StartError(str(failure), "Make room on the disk: the log needs 64 MiB, the store as much") from failure
     except (WalError, BackendError, OSError) as failure:
         raise StartError(f"the data in {config.data_dir} cannot be opened: {failure}") from failure
     except BaseException:
@@ -116,9 +114,7 @@ def _open(config: Config, store_dir: Path, lock: DirectoryLock) -> Booted:
     _report_log(contents)
     ids = _IDS.unpack(contents.metadata) if len(contents.metadata) == _IDS.size else (0, 0, 0)
     if ids[0] != _METADATA_FORMAT:
-        raise StartError(
-            f"the log in {config.wal_dir} was not written by this raftkv", "Use the version that wrote it"
-        )
+        raise StartError(f"the log in {config.wal_dir} was not written by this raftkv", "Use the version that wrote it")
     backend = Backend.open(store_dir)
     tables = backend.tables
     store, lessor, members, alarms = Store(tables), Lessor(tables), Members(tables), Alarms(tables)
@@ -127,9 +123,7 @@ def _open(config: Config, store_dir: Path, lock: DirectoryLock) -> Booted:
     _refuse_mismatch(contents, applier, config)
     raw_conf_state = backend.read().get(Meta.CONF_STATE, db=tables.meta)
     if raw_conf_state is None:
-        raise StartError(
-            f"the store in {store_dir} does not name its members", "Restore this member from a backup"
-        )
+        raise StartError(f"the store in {store_dir} does not name its members", "Restore this member from a backup")
     conf_state = decode_conf_state(raw_conf_state)
     storage = _remember_log(contents, conf_state, applier)
     return Booted(
@@ -172,7 +166,7 @@ def _make(config: Config, store_dir: Path) -> None:
     }
     for key, value in meta.items():
         txn.put(key, value, db=backend.tables.meta)
-    backend.commit(txn)
+    backend.commit()
     backend.close()  # durable before the log, which says that the member exists
     metadata = _IDS.pack(_METADATA_FORMAT, own_id, common_id)
     Wal.create(config.wal_dir, metadata, unsafe_no_fsync=config.unsafe_no_fsync).close()

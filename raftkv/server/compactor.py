@@ -1,7 +1,7 @@
 """The physical half of a compaction: deletes in the background what has become unreadable (CMP-05, CMP-06, CMP-08).
 
-Works in slices between apply batches, each slice a transaction of its own; interrupted by a crash, it goes on after
-the restart. What is deleted, and the position, are the store's affair.
+Works in slices between apply batches, each slice a part of the open transaction; interrupted by a crash, it goes on
+after the restart. What is deleted, and the position, are the store's affair.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from raftkv.backend import NoSpaceError, growth_bytes
+from raftkv.backend import NoSpaceError
 
 if TYPE_CHECKING:
     from raftkv.backend import Backend
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
-DELETES_PER_EVENT: Final = 3
+PAGES_PER_EVENT: Final = 3
 """Tables that one superseded revision is deleted from; each may copy a page."""
 
 
@@ -109,12 +109,9 @@ class Compactor:
             callback()
 
     def _delete_slice(self) -> bool:
-        self._backend.reserve(growth_bytes(0, DELETES_PER_EVENT * self._slice_events))
-        txn = self._backend.begin_write()
+        self._backend.reserve_batch(0, PAGES_PER_EVENT * self._slice_events)
         try:
-            done = self._store.compaction.step(txn, self._slice_events)
+            return self._store.compaction.step(self._backend.begin_write(), self._slice_events)
         except BaseException:
-            txn.abort()
+            self._backend.abort()
             raise
-        self._backend.commit(txn)
-        return done

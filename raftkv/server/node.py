@@ -20,7 +20,8 @@ from raftkv.config import StartError
 from raftkv.lease import min_ttl_s
 from raftkv.mvcc.watch import WatchHub
 from raftkv.pb import rpc_pb2
-from raftkv.raft import NOBODY, Config as RaftConfig, RawNode, Role
+from raftkv.raft import NOBODY, RawNode, Role
+from raftkv.raft import Config as RaftConfig
 from raftkv.server.autocompact import AutoCompactor, make_plan
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.compactor import Compactor
@@ -32,7 +33,6 @@ from raftkv.server.quota import Quota
 from raftkv.server.reads import Read, Reads
 from raftkv.server.ready_loop import ReadyLoop
 from raftkv.server.slices import Slices
-from raftkv.server.slow_apply import SlowApply
 from raftkv.version import CLUSTER_VERSION
 
 if TYPE_CHECKING:
@@ -87,10 +87,9 @@ class Node:
         rawnode = RawNode(self._raft_config(), booted.storage, random.SystemRandom())
         self._rawnode = rawnode
         self._reads = Reads(rawnode)
-        owner = SlowApply(self, config.warning_apply_duration_s)
-        self._ready_loop = ReadyLoop(loop, rawnode, booted.storage, booted.wal, self._proposals, owner)
+        self._ready_loop = ReadyLoop(loop, rawnode, booted.storage, booted.wal, self._proposals, self)
         self._checkpoints = Checkpoints(
-            loop, self.backend, booted.wal, booted.storage, config.snapshot_catchup_entries, self.on_fatal
+            loop, self.backend, booted.wal, booted.storage, self._catchup_entries(), self.on_fatal
         )
         self.compactor = Compactor(
             loop,
@@ -120,6 +119,10 @@ class Node:
             max_size_per_msg=MAX_ENTRY_BYTES,
             pre_vote=self.config.pre_vote,
         )
+
+    def _catchup_entries(self) -> int:
+        """Log kept behind a checkpoint for slow followers (RF-43); a member without followers needs none."""
+        return 0 if self._conf_state.voters == (self.member_id,) else self.config.snapshot_catchup_entries
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -187,6 +190,8 @@ class Node:
         self._on_tick.append(callback)
 
     def _tick(self) -> None:
+        if self.stopped.done():
+            return
         now = self.loop.time()
         self._tick_timer = self.loop.call_later(self.config.heartbeat_interval_ms / 1000, self._tick)
         try:
@@ -288,14 +293,10 @@ class Node:
         """Tell all members, once, that this one has no room (AL-23)."""
         if not self._alarm_proposed and (self.member_id, NOSPACE) not in self.alarms.active():
             self._alarm_proposed = True
-            message = rpc_pb2.AlarmRequest(
-                action=rpc_pb2.AlarmRequest.ACTIVATE, memberID=self.member_id, alarm=NOSPACE
-            )
+            message = rpc_pb2.AlarmRequest(action=rpc_pb2.AlarmRequest.ACTIVATE, memberID=self.member_id, alarm=NOSPACE)
             _log.warning(
                 "no room for more data: writes are refused until space is made and the alarm disarmed",
-                extra={
-                    "kv": {"size_bytes": self.backend.size_bytes, "disk_is_full": self.quota.disk_is_full}
-                },
+                extra={"kv": {"size_bytes": self.backend.size_bytes, "disk_is_full": self.quota.disk_is_full}},
             )
             self.propose(Kind.ALARM, message.SerializeToString(), self._on_alarm_applied, None)
 
@@ -321,9 +322,11 @@ class Node:
         )
 
     def on_committed(self, entries: Sequence[Entry]) -> None:
-        # Reserved ahead of need by the quota; here it is made sure of, for a transaction must not outgrow it.
-        self.backend.reserve(self.applier.growth_bytes(entries))
+        started_s = time.perf_counter()
+        self.backend.reserve_batch(*self.applier.growth(entries))
         applied, events = self.applier.apply(entries)
+        if self.backend.commit_due:
+            self.backend.commit()
         self.quota.update()
         for proposer, number, results in applied:
             self._proposals.complete(proposer, number, results)
@@ -332,6 +335,9 @@ class Node:
         if self._is_leader and not self._leases.primary and self.applier.term == self._rawnode.term:
             self._leases.promote(self.loop.time())
         self.compactor.wake()
+        took_s = time.perf_counter() - started_s
+        if took_s > self.config.warning_apply_duration_s:
+            _warn_slow_apply(entries, took_s)
 
     def on_read_states(self, states: list[ReadState]) -> None:
         self._reads.on_read_states(states, self.applier.index, self.loop.time())
@@ -352,6 +358,17 @@ class _CatchUp:
 
     def step(self) -> bool:
         return self._node.catch_up()
+
+
+def _warn_slow_apply(entries: Sequence[Entry], took_s: float) -> None:
+    """The whole event loop waited for this batch, and so did every client."""
+    fields = {
+        "took_ms": round(took_s * 1000, 3),
+        "entries": len(entries),
+        "size_bytes": sum(len(entry.data) for entry in entries),
+        "last_index": entries[-1].index,
+    }
+    _log.warning("applying a batch took too long", extra={"kv": fields})
 
 
 def _set_result(future: asyncio.Future[Any], result: Any) -> None:

@@ -17,7 +17,7 @@ Finish: TypeAlias = Callable[[Any, Any], None]
 MAX_ENTRY_BYTES: Final = 1 << 20
 """A batch is closed when it has grown to this; one request may be larger. Also Raft's cap of one append (RF §13.1)."""
 MAX_QUEUED_BYTES: Final = 64 << 20
-"""Requests that wait to be proposed. When full, a new one is refused (G-55): the client backs off, memory does not grow."""
+"""Requests that wait to be proposed. When full, a new one is refused (G-55): clients back off, memory does not grow."""
 MAX_QUEUED: Final = 50_000
 """The same, for very small requests."""
 
@@ -36,7 +36,10 @@ class Proposals:
     )
 
     def __init__(self, member_id: int, first_number: int, clock: Callable[[], float]) -> None:
-        """`clock` gives seconds of a monotonic clock. `first_number` must be higher than any number this member used before it was restarted (RF-54)."""
+        """`clock` gives seconds of a monotonic clock.
+
+        `first_number` must be higher than any number this member used before it was restarted (RF-54).
+        """
         self._member_id = member_id
         self._clock = clock
         self._next_number = first_number

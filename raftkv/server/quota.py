@@ -12,7 +12,7 @@ from raftkv.backend import NoSpaceError
 if TYPE_CHECKING:
     from raftkv.backend import Backend
 
-AHEAD_BYTES: Final = 32 << 20
+AHEAD_BYTES: Final = 64 << 20
 """Blocks kept reserved behind the last used page. More than all requests that can be on their way to `apply` when the
 disk fills up: those are already promised, and must find room."""
 
@@ -44,7 +44,7 @@ class Quota:
         elif self._limit_bytes is None:
             self.headroom_bytes = 1 << 62
         else:
-            self.headroom_bytes = max(0, self._limit_bytes - self._backend.size_bytes)
+            self.headroom_bytes = max(0, self._limit_bytes - self._backend.size_bytes - self._backend.open_bytes)
 
     def retry(self, *, wal_is_full: bool) -> None:
         """Now and then: has somebody made room? Freed space lifts the refusal here; the alarm stays (AL-27)."""

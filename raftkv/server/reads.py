@@ -26,8 +26,8 @@ class Reads:
     __slots__ = (
         "_asked_at",
         "_gathering",
-        "_ready_at",
         "_rawnode",
+        "_ready_at",
         "_round",
         "_sent",
         "_started_at",

@@ -58,9 +58,7 @@ class WalThread:
                 # Nobody waits for housekeeping, and it must not make the next flush wait.
                 while self._wakes.empty() and self._wal.maintain():
                     pass
-        except (
-            Exception
-        ) as failure:  # whatever it was, the loop must hear of it: nothing more can be acknowledged
+        except Exception as failure:  # whatever it was, the loop must hear of it: nothing more can be acknowledged
             self._report(self._failed, failure)
 
     def _report(self, callback: Callable[..., None], argument: object) -> None:

@@ -157,9 +157,7 @@ class LogReader:
         except OSError as error:
             raise from_os_error(error, f"reading {path}") from error
 
-    def _read_segment(
-        self, name: SegmentName, path: Path, data: bytes, *, may_be_torn: bool
-    ) -> SegmentReport:
+    def _read_segment(self, name: SegmentName, path: Path, data: bytes, *, may_be_torn: bool) -> SegmentReport:
         head, header = self._open_segment(name, path, data)
         salt = records.segment_salt(header.secret, name.sequence)
         frames, offset, sealed = 1, head.end, False
@@ -179,9 +177,7 @@ class LogReader:
             raise WalCorruptError(path, offset, "bad record in a segment that later ones follow")
         self.contents.torn = torn
         self._tail = Tail(name, header, offset, self._chain, sealed)
-        return SegmentReport(
-            path, name.sequence, name.first_index, self.contents.last.index, frames, offset, torn
-        )
+        return SegmentReport(path, name.sequence, name.first_index, self.contents.last.index, frames, offset, torn)
 
     def _open_segment(self, name: SegmentName, path: Path, data: bytes) -> tuple[Frame, SegmentHeader]:
         """Check the header against the name, the caller's metadata and all that was read before."""

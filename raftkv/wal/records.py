@@ -106,7 +106,7 @@ class SegmentHeader(NamedTuple):
     metadata: bytes
 
 
-class MalformedRecord(Exception):  # noqa: N818 - private to the room: the reader turns it into WalCorruptError
+class MalformedRecord(Exception):
     """A frame with a valid checksum holds what this version never writes."""
 
 
@@ -127,9 +127,7 @@ def encode_frame_header(
     kind: int, previous: int, sequence: int, offset: int, synced: int, payload: bytes, salt: int
 ) -> tuple[bytes, int]:
     """The header that goes before `payload`, and the frame's crc."""
-    unsummed = FRAME_HEADER.pack(
-        MAGIC, 0, previous, sequence & 0xFFFF_FFFF, offset, synced, len(payload), kind
-    )
+    unsummed = FRAME_HEADER.pack(MAGIC, 0, previous, sequence & 0xFFFF_FFFF, offset, synced, len(payload), kind)
     crc: int = google_crc32c.extend(google_crc32c.extend(salt, unsummed[_CRC_COVERED_FROM:]), payload)
     return b"".join((MAGIC, crc.to_bytes(4, "big"), unsummed[_CRC_COVERED_FROM:])), crc
 
@@ -138,9 +136,7 @@ def decode_frame(data: bytes, offset: int, sequence: int, salt: int) -> Frame | 
     """The frame at `offset` of a segment's bytes, or None when there is no valid one. Trusts no field."""
     if offset + FRAME_HEADER.size > len(data):
         return None
-    magic, crc, previous, seen_sequence, seen_offset, synced, length, kind = FRAME_HEADER.unpack_from(
-        data, offset
-    )
+    magic, crc, previous, seen_sequence, seen_offset, synced, length, kind = FRAME_HEADER.unpack_from(data, offset)
     if magic != MAGIC or seen_offset != offset or seen_sequence != sequence & 0xFFFF_FFFF:
         return None
     stop = offset + FRAME_HEADER.size + length
@@ -211,9 +207,7 @@ _HARD_STATE_MARK: Final = bytes([_HARD_STATE])
 _HARD_STATE_BYTES: Final = len(wire.encode_hard_state(HardState()))
 
 
-def encode_unit(
-    hard_state: HardState | None, entries: Sequence[Entry], snapshot: LogPosition | None = None
-) -> bytes:
+def encode_unit(hard_state: HardState | None, entries: Sequence[Entry], snapshot: LogPosition | None = None) -> bytes:
     """One unit: where the log restarts, if it does; the entries; the hard state that may commit them."""
     parts: list[bytes] = []
     if snapshot is not None:

@@ -250,9 +250,7 @@ class Wal:
             return
         known, state = self._staged_hard_state, hard_state or self._staged_hard_state
         # A commit index alone may be lost: it is learned again (RF-41).
-        must_sync = (
-            bool(entries) or snapshot is not None or state.term != known.term or state.vote != known.vote
-        )
+        must_sync = bool(entries) or snapshot is not None or state.term != known.term or state.vote != known.vote
         self._staged_last = last
         self._staged_hard_state = state
         self._staged_bytes += len(payload)

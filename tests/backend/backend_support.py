@@ -19,9 +19,7 @@ class Stores:
         self.opened: list[Backend] = []
 
     def open(self, directory: Path, boot_id: str = BOOT, map_size_bytes: int = 16 << 20) -> Backend:
-        backend = Backend.open(
-            directory, map_size_bytes=map_size_bytes, reserve_step_bytes=64 << 10, boot_id=boot_id
-        )
+        backend = Backend.open(directory, map_size_bytes=map_size_bytes, reserve_step_bytes=64 << 10, boot_id=boot_id)
         self.opened.append(backend)
         return backend
 
@@ -42,7 +40,7 @@ def fill(backend: Backend, items: dict[bytes, bytes]) -> None:
     txn = backend.begin_write()
     for key, value in items.items():
         txn.put(key, value, db=backend.tables.current)
-    backend.commit(txn)
+    backend.commit()
 
 
 def content(backend: Backend) -> dict[bytes, bytes]:

@@ -59,7 +59,7 @@ def _commit_for_ever(directory: Path, writer: int) -> None:
             for n in range(20):
                 txn.put(b"%05d" % n, b"v%d" % index * 50, db=backend.tables.current)
             txn.put(Meta.CONSISTENT_INDEX, pack_consistent_index(index, 1), db=backend.tables.meta)
-            backend.commit(txn)
+            backend.commit()
             os.write(writer, index.to_bytes(8, "big"))
             if index % 50 == 0:
                 checkpoint(backend)
@@ -97,7 +97,7 @@ def _shrunk(directory: Path) -> Backend:
     txn = backend.begin_write()
     for key in sorted(OLD.keys() - NEW.keys()):
         txn.delete(key, db=backend.tables.current)
-    backend.commit(txn)
+    backend.commit()
     return backend
 
 
@@ -215,7 +215,7 @@ try:
         txn = backend.begin_write()
         for n in range(30):
             txn.put(b"%08d" % (done + n), b"v" * 1000, db=backend.tables.current)
-        backend.commit(txn)
+        backend.commit()
         done += 30
 except NoSpaceError:
     pass
@@ -232,7 +232,7 @@ for turn in range(5):
     backend.reserve(64 << 10)
     txn = backend.begin_write()
     txn.put(b"turn", b"%d" % turn, db=backend.tables.current)
-    backend.commit(txn)
+    backend.commit()
     point = backend.begin_checkpoint()
     point.sync()
     backend.end_checkpoint(point)

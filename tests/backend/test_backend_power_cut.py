@@ -45,7 +45,7 @@ def churn(backend: Backend, rng: random.Random, index: int) -> None:
             size = rng.choice((10, 200, 1500, 9000))
             txn.put(key, rng.randbytes(size), db=backend.tables.current)
     txn.put(Meta.CONSISTENT_INDEX, pack_consistent_index(index, 1), db=backend.tables.meta)
-    backend.commit(txn)
+    backend.commit()
 
 
 def pages(directory: Path, size_bytes: int) -> list[bytes]:
@@ -264,9 +264,7 @@ def test_every_damaged_byte_of_the_checkpoint_is_seen(closed: Path, stores: Stor
     stores.open(closed)
 
 
-def test_a_missing_half_is_refused(
-    closed: Path, stores: Stores, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_missing_half_is_refused(closed: Path, stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in (CHECKPOINT_NAME, DATA):
         half = tmp_path_factory.mktemp("half")
         shutil.copytree(closed, half, dirs_exist_ok=True)
@@ -314,7 +312,7 @@ def test_another_schema_version_is_refused(tmp_path: Path, stores: Stores) -> No
     backend = stores.open(tmp_path)
     txn = backend.begin_write()
     txn.put(Meta.SCHEMA_VERSION, (99).to_bytes(8, "big"), db=backend.tables.meta)
-    backend.commit(txn)
+    backend.commit()
     stores.close(backend)
     assert "schema version 99" in refused(stores, tmp_path, DATA)
 
@@ -324,15 +322,13 @@ def test_an_unreadable_consistent_index_is_refused(tmp_path: Path, stores: Store
     backend = stores.open(tmp_path)
     txn = backend.begin_write()
     txn.put(Meta.CONSISTENT_INDEX, b"nonsense", db=backend.tables.meta)
-    backend.commit(txn)
+    backend.commit()
     stores.drop(backend)
     with pytest.raises(DamagedError):
         stores.open(tmp_path)
 
 
-def test_another_checkpoint_format_is_refused(
-    closed: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_checkpoint_format_is_refused(closed: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     record = read_checkpoint(closed / CHECKPOINT_NAME)
     assert record is not None
     monkeypatch.setattr(checkpoint_module, "_FORMAT", 2)

@@ -35,9 +35,7 @@ def test_revisions_sort_by_number(a: tuple[int, int], b: tuple[int, int]) -> Non
     assert (a < b) == (schema.pack_revision(*a) < schema.pack_revision(*b))
 
 
-@given(
-    st.integers(1, I64_MAX), st.integers(0, 9), st.integers(1, I64_MAX), lease_ids | st.just(0), st.binary()
-)
+@given(st.integers(1, I64_MAX), st.integers(0, 9), st.integers(1, I64_MAX), lease_ids | st.just(0), st.binary())
 def test_current_round_trip(mod: int, sub: int, version: int, lease: int, tail: bytes) -> None:
     frame = bytes([schema.FRAME_TAG]) + tail
     raw = schema.pack_current(mod, sub, mod, version, lease, frame)
@@ -85,12 +83,8 @@ def test_longer_keys_sort_directly_after_their_chunk() -> None:
     assert len(branch) <= schema.MAX_TABLE_KEY_BYTES
 
 
-@given(
-    lease_ids, st.integers(1, I64_MAX), st.integers(0, 1 << 40), st.integers(0, U64_MAX), st.integers(1, 9)
-)
-def test_leases_and_alarms_round_trip(
-    lease_id: int, ttl: int, remaining: int, member: int, alarm: int
-) -> None:
+@given(lease_ids, st.integers(1, I64_MAX), st.integers(0, 1 << 40), st.integers(0, U64_MAX), st.integers(1, 9))
+def test_leases_and_alarms_round_trip(lease_id: int, ttl: int, remaining: int, member: int, alarm: int) -> None:
     remaining = min(ttl, remaining)
     assert schema.unpack_lease_id(schema.pack_lease_id(lease_id)) == lease_id
     assert schema.unpack_lease(schema.pack_lease(ttl, remaining)) == (ttl, remaining)

@@ -41,7 +41,7 @@ def test_clean_close_is_reported_and_keeps_everything(tmp_path: Path, stores: St
     txn = backend.begin_write()
     txn.put(Meta.CONSISTENT_INDEX, pack_consistent_index(42, 3), db=backend.tables.meta)
     txn.put(b"k", b"v", db=backend.tables.current)
-    backend.commit(txn)
+    backend.commit()
     stores.close(backend)
     # Even on another boot: a clean store needs nothing put back.
     again = stores.open(tmp_path, NEXT_BOOT)
@@ -76,7 +76,7 @@ def test_shared_read_follows_commits(tmp_path: Path, stores: Stores) -> None:
     txn = backend.begin_write()
     txn.put(b"a", b"2", db=backend.tables.current)
     assert before.get(b"a", db=backend.tables.current) == b"1"
-    backend.commit(txn)
+    backend.commit()
     assert backend.read().get(b"a", db=backend.tables.current) == b"2"
 
 
@@ -84,7 +84,7 @@ def test_aborted_write_leaves_no_trace(tmp_path: Path, stores: Stores) -> None:
     backend = stores.open(tmp_path)
     txn = backend.begin_write()
     txn.put(b"a", b"1", db=backend.tables.current)
-    txn.abort()
+    backend.abort()
     fill(backend, {b"b": b"1"})
     assert content(backend) == {b"b": b"1"}
 
@@ -144,7 +144,7 @@ def test_sizes_add_up(tmp_path: Path, stores: Stores) -> None:
         txn = backend.begin_write()
         for key in sorted(values)[turn::2]:
             txn.delete(key, db=backend.tables.current)
-        backend.commit(txn)
+        backend.commit()
         if turn % 10 == 0:
             checkpoint(backend)
     fd = os.open(tmp_path / "data.mdb", os.O_RDONLY)
@@ -171,7 +171,7 @@ def test_history_is_a_table_of_sorted_duplicates(tmp_path: Path, stores: Stores)
     cursor = txn.cursor(db=backend.tables.history)
     assert cursor.set_key(b"k")
     assert [int.from_bytes(v, "big") for v in cursor.iternext_dup()] == [1, 2, 3]
-    txn.abort()
+    backend.abort()
 
 
 def test_checkpoint_moves_the_durable_index(tmp_path: Path, stores: Stores) -> None:
@@ -181,7 +181,7 @@ def test_checkpoint_moves_the_durable_index(tmp_path: Path, stores: Stores) -> N
     for index in (5, 9):
         txn = backend.begin_write()
         txn.put(Meta.CONSISTENT_INDEX, pack_consistent_index(index, 1), db=backend.tables.meta)
-        backend.commit(txn)
+        backend.commit()
         point = backend.begin_checkpoint()
         assert point is not None
         assert point.consistent_index == index
@@ -277,7 +277,7 @@ def grown(backend: Backend) -> dict[bytes, bytes]:
     txn = backend.begin_write()
     for n in range(10, 1000):
         txn.delete(b"%04d" % n, db=backend.tables.current)
-    backend.commit(txn)
+    backend.commit()
     return content(backend)
 
 
@@ -387,7 +387,7 @@ def test_tables_of_a_later_version_are_added(tmp_path: Path, stores: Stores) -> 
     backend = stores.open(tmp_path)
     txn = backend.begin_write()
     txn.drop(backend.tables.blocks)
-    backend.commit(txn)
+    backend.commit()
     stores.close(backend)
     backend = stores.open(tmp_path)
     assert backend.read().get(b"x", db=backend.tables.blocks) is None

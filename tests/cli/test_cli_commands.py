@@ -96,10 +96,7 @@ def test_serve_help_teaches(capsys: Capture) -> None:
         (["help", "x"], "raftkv: unknown command 'x'\n"),
         (
             ["--name=x"],
-            (
-                "raftkv: --name=x comes before a command\n"
-                "        To start a member, write: raftkv serve --name=x …\n"
-            ),
+            ("raftkv: --name=x comes before a command\n        To start a member, write: raftkv serve --name=x …\n"),
         ),
         (["version", "-o", "xml"], "raftkv: argument -o/--output: invalid choice: 'xml'"),
         (["serve", "--nmae=x"], "raftkv: unknown flag --nmae\n        Did you mean --name?\nUsage: "),

@@ -174,14 +174,10 @@ def test_lease_keep_alive_stream(calls: Calls) -> None:
 
 def test_lock_passes_from_holder_to_waiter(calls: Calls) -> None:
     """LK-01, LK-04, LK-11."""
-    leases = [
-        calls.Lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(TTL=60), timeout=_TIMEOUT_S).ID for _ in range(2)
-    ]
+    leases = [calls.Lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(TTL=60), timeout=_TIMEOUT_S).ID for _ in range(2)]
     held = calls.Lock.Lock(lock_pb2.LockRequest(name=b"g/lock", lease=leases[0]), timeout=_TIMEOUT_S)
     assert b"g/lock/%x" % leases[0] == held.key
-    waiting = calls.Lock.Lock.future(
-        lock_pb2.LockRequest(name=b"g/lock", lease=leases[1]), timeout=_TIMEOUT_S
-    )
+    waiting = calls.Lock.Lock.future(lock_pb2.LockRequest(name=b"g/lock", lease=leases[1]), timeout=_TIMEOUT_S)
     with pytest.raises(grpc.FutureTimeoutError):
         waiting.result(timeout=0.2)
     calls.Lock.Unlock(lock_pb2.UnlockRequest(key=held.key), timeout=_TIMEOUT_S)
@@ -193,9 +189,7 @@ def test_election_is_won_proclaimed_observed_and_resigned(calls: Calls) -> None:
     """EL-01, EL-04 to EL-07."""
     election = calls.Election
     lease = calls.Lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(TTL=60), timeout=_TIMEOUT_S).ID
-    won = election.Campaign(
-        election_pb2.CampaignRequest(name=b"g/seat", lease=lease, value=b"one"), timeout=_TIMEOUT_S
-    )
+    won = election.Campaign(election_pb2.CampaignRequest(name=b"g/seat", lease=lease, value=b"one"), timeout=_TIMEOUT_S)
     assert (b"g/seat", b"g/seat/%x" % lease) == (won.leader.name, won.leader.key)
     observed = election.Observe(election_pb2.LeaderRequest(name=b"g/seat"), timeout=_TIMEOUT_S)
     assert next(observed).kv.value == b"one"

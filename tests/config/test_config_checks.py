@@ -167,18 +167,14 @@ def test_initial_cluster() -> None:
 
 def test_peer_url_of_two_members() -> None:
     """F-66."""
-    assert problem("--initial-cluster=a=http://h:1,b=http://h:1").endswith(
-        "gives http://h:1 to 'a' and to 'b'"
-    )
+    assert problem("--initial-cluster=a=http://h:1,b=http://h:1").endswith("gives http://h:1 to 'a' and to 'b'")
     problem("--initial-cluster=a=http://h:1,a=http://h:1,b=http://h:1")
 
 
 def test_client_certificates_without_a_ca() -> None:
     """F-68."""
     config = load_all("--name=a", *HTTPS, *TLS, "--client-cert-auth")
-    assert notices(config) == [
-        "client certificates are checked against the system's CAs, no CA file is given"
-    ]
+    assert notices(config) == ["client certificates are checked against the system's CAs, no CA file is given"]
     assert config.client_tls.wants_client_cert
 
 
@@ -253,9 +249,7 @@ NEEDS_MORE = {
 def test_unsupported_is_refused_not_ignored(flag: str, capability: Capability) -> None:
     with pytest.raises(StartError) as caught:
         load([flag], {}, unsupported={capability: "Do this."})
-    assert caught.value.text.endswith(
-        f"needs {capability.value}, which this version of raftkv does not support"
-    )
+    assert caught.value.text.endswith(f"needs {capability.value}, which this version of raftkv does not support")
     assert (caught.value.hint, caught.value.exit_code) == ("Do this.", 1)
 
 

@@ -144,9 +144,7 @@ def test_no_variable_is_ambiguous() -> None:
 
 
 _FLAGS = st.sampled_from([f"--{name}" for name in sorted(SPELLINGS) if name != "config-file"])
-_TEXTS = st.sampled_from(["", "0", "-1", "1s", "a=b", "http://h:1", "jwt", "[]", "1" * 5000]) | st.text(
-    max_size=9
-)
+_TEXTS = st.sampled_from(["", "0", "-1", "1s", "a=b", "http://h:1", "jwt", "[]", "1" * 5000]) | st.text(max_size=9)
 
 
 @settings(max_examples=300, deadline=None)

@@ -65,12 +65,9 @@ def test_json_field_cannot_replace_the_frame() -> None:
 
 
 def test_console_line() -> None:
-    line = ConsoleFormatter(colour=False).format(
-        record(term=3, name="n1", why="two words", empty="", on=True)
-    )
+    line = ConsoleFormatter(colour=False).format(record(term=3, name="n1", why="two words", empty="", on=True))
     assert line == (
-        "1970-01-01T00:00:01.500Z  INFO   raftkv.x  a sentence  "
-        'term=3 name=n1 why="two words" empty="" on=true'
+        '1970-01-01T00:00:01.500Z  INFO   raftkv.x  a sentence  term=3 name=n1 why="two words" empty="" on=true'
     )
 
 

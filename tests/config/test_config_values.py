@@ -249,9 +249,7 @@ def test_log_rotation() -> None:
     assert config.log.rotation == LogRotation(2**20, 2, 3, True, True)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"size": 1}', '{"maxsize": true}', '{"maxage": -1}', '{"compress": 1}']
-)
+@pytest.mark.parametrize("text", ["", "[]", '{"size": 1}', '{"maxsize": true}', '{"maxage": -1}', '{"compress": 1}'])
 def test_no_log_rotation(text: str) -> None:
     with pytest.raises(ConfigError, match="--log-rotation-config-json"):
         load([f"--log-rotation-config-json={text}"], {})
@@ -259,12 +257,8 @@ def test_no_log_rotation(text: str) -> None:
 
 def test_importing_the_configuration_is_light() -> None:
     """`raftkv serve --help` must not load a server, an event loop or a gRPC library."""
-    code = (
-        "import sys, raftkv.cli.main; print(sorted({'asyncio', 'uvloop', 'grpc', 'lmdb'} & set(sys.modules)))"
-    )
+    code = "import sys, raftkv.cli.main; print(sorted({'asyncio', 'uvloop', 'grpc', 'lmdb'} & set(sys.modules)))"
     import sys
 
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout == "[]\n"

@@ -123,9 +123,7 @@ def test_texts_arrive_as_written(file: Path, value: str) -> None:
 
 def test_keys_without_a_value_are_not_set(file: Path) -> None:
     """As in the sample file that etcd ships."""
-    config = load_file(
-        file, "name: n1\ndata-dir:\ncors:\nclient-transport-security:\n  cert-file:\npre-vote: ~"
-    )
+    config = load_file(file, "name: n1\ndata-dir:\ncors:\nclient-transport-security:\n  cert-file:\npre-vote: ~")
     assert (str(config.data_dir), config.pre_vote) == ("n1.etcd", True)
     assert set(config.given) == {"name", "config-file"}
 
@@ -159,10 +157,7 @@ def test_empty_file_is_all_defaults(file: Path, text: str) -> None:
         ("max-wals: -5", "line 1: max-wals: -5 is less than 0, the least allowed"),
         (
             "grpc-keepalive-timeout: 20s",
-            (
-                "line 1: grpc-keepalive-timeout: durations in the file are whole nanoseconds; "
-                "write 20000000000 for 20s"
-            ),
+            ("line 1: grpc-keepalive-timeout: durations in the file are whole nanoseconds; write 20000000000 for 20s"),
         ),
         ("name: [a]", "line 1: name: a text is needed here, not a list"),
         ("log-outputs: {a: b}", "line 1: log-outputs: a list is needed here"),
@@ -170,10 +165,7 @@ def test_empty_file_is_all_defaults(file: Path, text: str) -> None:
         ("? [a]\n: b", "line 1: a key must be the name of a setting"),
         (
             "listen-peer-urls: localhost",
-            (
-                "line 1: listen-peer-urls: URL 'localhost' must start with http://, https://, unix:// "
-                "or unixs://"
-            ),
+            ("line 1: listen-peer-urls: URL 'localhost' must start with http://, https://, unix:// or unixs://"),
         ),
         ('name: "a\\0b"', "line 1: name: a NUL character can be part of no setting"),
         ("log-level: loud", "line 1: log-level: 'loud' is not one of debug, info, warn, error, panic, fatal"),

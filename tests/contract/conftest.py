@@ -1,4 +1,4 @@
-"""Members under contract: one for all tests of a worker and RPC server, and fresh ones where history matters."""
+"""Members under contract: one per worker and RPC server for most tests, fresh ones where history matters."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +17,8 @@ StartServer = Callable[..., Server]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "beyond_etcd(reason): a rule that the real etcd of the calibration run (3.5.1) does not have"
+        "markers",
+        "beyond_etcd(reason): a rule that the real etcd of the calibration run (3.5.1) does not have",
     )
 
 
@@ -63,9 +64,7 @@ def prefix() -> bytes:
 
 
 @pytest.fixture
-def start_server(
-    subject_program: Program, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[StartServer]:
+def start_server(subject_program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
     """`start_server("--flag=x")`: a serving member of the test's own."""
     with ExitStack() as stack:
 
@@ -88,5 +87,3 @@ def connected() -> Iterator[Callable[[Server], Client]]:
 def fresh(start_server: StartServer, connected: Callable[[Server], Client]) -> Client:
     """A client of an empty member."""
     return connected(start_server())
-
-

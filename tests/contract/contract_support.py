@@ -18,8 +18,6 @@ from helpers.grpc_calls import Calls
 from raftkv.pb import kv_pb2, rpc_pb2
 
 TIMEOUT_S: Final = 20
-QUIET_S: Final = 0.25
-"""How long silence is waited for where a rule says that nothing is sent."""
 
 PUT, DELETE = kv_pb2.Event.PUT, kv_pb2.Event.DELETE
 ALL: Final = (b"\x00", b"\x00")
@@ -57,7 +55,7 @@ def prefix_end(prefix: bytes) -> bytes:
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else b"\x00"
 
 
-# --- operations and compares ------------------------------------------------------------------------------------------
+# --- operations and compares --------------------------------------------------------------------------------
 
 
 def put_op(key: bytes, value: bytes = b"v", **fields: Any) -> rpc_pb2.RequestOp:
@@ -90,9 +88,7 @@ class Client:
     # KV
 
     def put(self, key: bytes, value: bytes = b"v", **fields: Any) -> rpc_pb2.PutResponse:
-        return self._is(
-            rpc_pb2.PutResponse, self.calls.KV.Put, rpc_pb2.PutRequest(key=key, value=value, **fields)
-        )
+        return self._is(rpc_pb2.PutResponse, self.calls.KV.Put, rpc_pb2.PutRequest(key=key, value=value, **fields))
 
     def range(self, key: bytes, range_end: bytes = b"", **fields: Any) -> rpc_pb2.RangeResponse:
         return self._is(
@@ -162,9 +158,7 @@ class Client:
         )
 
     def leases(self) -> list[int]:
-        answer = self._is(
-            rpc_pb2.LeaseLeasesResponse, self.calls.Lease.LeaseLeases, rpc_pb2.LeaseLeasesRequest()
-        )
+        answer = self._is(rpc_pb2.LeaseLeasesResponse, self.calls.Lease.LeaseLeases, rpc_pb2.LeaseLeasesRequest())
         return [each.ID for each in answer.leases]
 
     def keep_alive(self) -> Stream:
@@ -187,9 +181,7 @@ class Client:
         return self._is(rpc_pb2.StatusResponse, self.calls.Maintenance.Status, rpc_pb2.StatusRequest())
 
     def hash_kv(self, revision: int = 0) -> rpc_pb2.HashKVResponse:
-        return self._is(
-            rpc_pb2.HashKVResponse, self.calls.Maintenance.HashKV, rpc_pb2.HashKVRequest(revision=revision)
-        )
+        return self._is(rpc_pb2.HashKVResponse, self.calls.Maintenance.HashKV, rpc_pb2.HashKVRequest(revision=revision))
 
     def members(self, linearizable: bool = True) -> rpc_pb2.MemberListResponse:
         return self._is(
@@ -211,7 +203,7 @@ class Client:
         return answer
 
 
-# --- streams ----------------------------------------------------------------------------------------------------------
+# --- streams ------------------------------------------------------------------------------------------------
 
 
 class Stream:
@@ -239,7 +231,7 @@ class Stream:
 
 
 class WatchStream(Stream):
-    """A Watch call. The marker of `settle` makes silence visible without waiting for it."""
+    """A Watch call. `until_refused_creation` makes silence visible without waiting for it."""
 
     def create(self, key: bytes, range_end: bytes = b"", **fields: Any) -> rpc_pb2.WatchResponse:
         """Ask for a watcher; its created response, which must be the next thing on the stream (W-08)."""

@@ -50,7 +50,7 @@ def test_a_tombstone_at_the_revision_is_kept(client: Client, prefix: bytes) -> N
 
 
 def test_the_newest_of_each_key_survives(client: Client, prefix: bytes) -> None:
-    """CMP-07, over more keys than one batch."""
+    """CMP-07."""
     for number in range(30):
         for _ in range(3):
             client.put(prefix + b"%02d" % number, b"%d" % number)

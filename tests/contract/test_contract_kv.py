@@ -62,12 +62,23 @@ def test_lifetimes(client: Client, prefix: bytes) -> None:
 
 def test_keys_sort_as_unsigned_bytes(client: Client, prefix: bytes) -> None:
     """KV-08."""
-    tails = [b"", b"\x00", b"\x00\x00", b"\x01", b"a", b"a\x00", b"ab", b"b", b"\x7f", b"\x80", b"\xfe", b"\xff"]
+    tails = [
+        b"",
+        b"\x00",
+        b"\x00\x00",
+        b"\x01",
+        b"a",
+        b"a\x00",
+        b"ab",
+        b"b",
+        b"\x7f",
+        b"\x80",
+        b"\xfe",
+        b"\xff",
+    ]
     for tail in reversed(tails):
         client.put(prefix + tail)
-    assert [kv.key for kv in client.range(prefix, prefix_end(prefix)).kvs] == [
-        prefix + tail for tail in sorted(tails)
-    ]
+    assert [kv.key for kv in client.range(prefix, prefix_end(prefix)).kvs] == [prefix + tail for tail in sorted(tails)]
 
 
 def test_what_is_not_a_key_changes_no_revision(client: Client) -> None:
@@ -91,7 +102,7 @@ def test_keys_of_any_length(client: Client, prefix: bytes, size: int) -> None:
     assert [kv.key for kv in client.range(stem, prefix_end(stem)).kvs] == [stem + b"b"]
 
 
-# --- intervals --------------------------------------------------------------------------------------------------------
+# --- intervals ----------------------------------------------------------------------------------------------
 
 _KEYS = (b"a", b"b", b"c", b"c\x00", b"d")
 
@@ -116,9 +127,7 @@ def test_intervals(client: Client, prefix: bytes, start: bytes, end: bytes, insi
     range_end = prefix + end if end else b""
     answer = client.range(prefix + start, range_end)
     assert ([kv.key for kv in answer.kvs], answer.count, answer.more) == (wanted, len(wanted), False)
-    compare = rpc_pb2.Compare(
-        key=prefix + start, range_end=range_end, target=rpc_pb2.Compare.VERSION, version=1
-    )
+    compare = rpc_pb2.Compare(key=prefix + start, range_end=range_end, target=rpc_pb2.Compare.VERSION, version=1)
     assert client.holds(compare) is bool(wanted)
     deleted = client.delete(prefix + start, range_end, prev_kv=True)
     assert [kv.key for kv in deleted.prev_kvs] == wanted
@@ -138,7 +147,7 @@ def test_open_ended_intervals(client: Client) -> None:
     client.delete(high[0])
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -153,7 +162,8 @@ def test_open_ended_intervals(client: Client) -> None:
         pytest.param(lambda client: client.txn(failure=[put_op(b"")]), id="TXN-03: put in the other branch"),
         pytest.param(lambda client: client.txn(success=[txn_op([], [delete_op(b"")])]), id="delete in a nested txn"),
         pytest.param(
-            lambda client: client.txn(success=[txn_op([rpc_pb2.Compare()])]), id="TXN-36: compare in a nested txn"
+            lambda client: client.txn(success=[txn_op([rpc_pb2.Compare()])]),
+            id="TXN-36: compare in a nested txn",
         ),
     ],
 )
@@ -199,7 +209,7 @@ def test_refused_puts(
     assert client.range(prefix).count == 0
 
 
-# --- Put --------------------------------------------------------------------------------------------------------------
+# --- Put ----------------------------------------------------------------------------------------------------
 
 
 def test_put_answers_with_its_revision(client: Client, prefix: bytes) -> None:
@@ -226,7 +236,11 @@ def test_keep_the_value_keep_the_lease(client: Client, prefix: bytes) -> None:
     lease, other = client.grant(60).ID, client.grant(60).ID
     client.put(prefix, b"1", lease=lease)
     client.put(prefix, b"", ignore_value=True, ignore_lease=True)
-    assert (client.only(prefix).value, client.only(prefix).lease, client.only(prefix).version) == (b"1", lease, 2)
+    assert (client.only(prefix).value, client.only(prefix).lease, client.only(prefix).version) == (
+        b"1",
+        lease,
+        2,
+    )
     client.put(prefix, b"2", ignore_lease=True)
     assert (client.only(prefix).value, client.only(prefix).lease) == (b"2", lease)
     client.put(prefix, b"", ignore_value=True, lease=other)
@@ -238,7 +252,7 @@ def test_keep_the_value_keep_the_lease(client: Client, prefix: bytes) -> None:
     assert client.only(prefix).value == b"2"
 
 
-# --- DeleteRange ------------------------------------------------------------------------------------------------------
+# --- DeleteRange --------------------------------------------------------------------------------------------
 
 
 def test_delete_takes_one_revision_and_lists_in_key_order(client: Client, prefix: bytes) -> None:

@@ -27,7 +27,7 @@ def _all(client: Client, prefix: bytes, **fields: Any) -> rpc_pb2.RangeResponse:
     return client.range(prefix, prefix_end(prefix), **fields)
 
 
-# --- the vectors ------------------------------------------------------------------------------------------------------
+# --- the vectors --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_t4_limit(client: Client, prefix: bytes, limit: int, letters: bytes, mor
     assert (_letters(answer), answer.more, answer.count) == (letters, more, 3)
 
 
-# --- revisions --------------------------------------------------------------------------------------------------------
+# --- revisions ----------------------------------------------------------------------------------------------
 
 
 def test_the_past_is_shown_as_it_was(client: Client, prefix: bytes) -> None:
@@ -168,15 +168,13 @@ def test_a_negative_limit_is_none(client: Client, prefix: bytes, limit: int) -> 
     assert (_letters(answer), answer.more) == (b"abc", False)
 
 
-# --- what comes back --------------------------------------------------------------------------------------------------
+# --- what comes back ----------------------------------------------------------------------------------------
 
 
 def test_count_only(client: Client, prefix: bytes) -> None:
     """RNG-08."""
     _fill(client, prefix, b"abc")
-    answer = _all(
-        client, prefix, count_only=True, limit=1, min_mod_revision=2**60, sort_order=_Range.DESCEND
-    )
+    answer = _all(client, prefix, count_only=True, limit=1, min_mod_revision=2**60, sort_order=_Range.DESCEND)
     assert (len(answer.kvs), answer.more, answer.count) == (0, False, 3)
 
 
@@ -220,11 +218,11 @@ def test_serializable(client: Client, prefix: bytes) -> None:
 
 
 @pytest.mark.beyond_etcd("RNG-01 is new in 3.6")
-@pytest.mark.parametrize(("field", "number"), [("sort_order", 3), ("sort_order", -1), ("sort_target", 5)])
-def test_unknown_sort_options(client: Client, prefix: bytes, field: str, number: int) -> None:
+@pytest.mark.parametrize("fields", [{"sort_order": 3}, {"sort_order": -1}, {"sort_target": 5}])
+def test_unknown_sort_options(client: Client, prefix: bytes, fields: dict[str, Any]) -> None:
     """RNG-01."""
     with refused(_SORT_OPTION):
-        client.range(prefix, **{field: number})
+        client.range(prefix, **fields)
 
 
 def test_a_response_above_the_receive_limit(client: Client, prefix: bytes) -> None:

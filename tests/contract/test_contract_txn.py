@@ -1,6 +1,7 @@
 """Transactions: limits, keys written twice, compares, what operations see (contract section 2.6)."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import pytest
 from contract_support import (
@@ -26,7 +27,7 @@ from raftkv.pb import rpc_pb2
 _Compare = rpc_pb2.Compare
 _Ops = Sequence[rpc_pb2.RequestOp]
 
-# --- structure and limits ---------------------------------------------------------------------------------------------
+# --- structure and limits -----------------------------------------------------------------------------------
 
 
 def test_the_compares_choose_the_branch(client: Client, prefix: bytes) -> None:
@@ -114,7 +115,18 @@ def test_siblings_do_not_add_up(client: Client, prefix: bytes) -> None:
         client.txn(success=[txn_op([], [txn_op([], _puts(prefix, 127))])])
 
 
-# --- the same key written twice ---------------------------------------------------------------------------------------
+def test_deep_nesting(client: Client, prefix: bytes) -> None:
+    """TXN-11: 40 levels, each taking one from the budget."""
+    op = put_op(prefix)
+    for _ in range(40):
+        op = txn_op([], [op])
+    answer = client.txn(success=[op])
+    for _ in range(40):
+        answer = answer.responses[0].response_txn
+    assert answer.responses[0].response_put.header.revision == client.only(prefix).mod_revision
+
+
+# --- the same key written twice -----------------------------------------------------------------------------
 
 _K, _L = b"k", b"l"
 _ALL_K = (b"a", b"z")
@@ -142,20 +154,28 @@ _ALL_K = (b"a", b"z")
         pytest.param([delete_op(_K), txn_op([], [], [put_op(_K)])], False, id="TXN-23: failure branch"),
         pytest.param([delete_op(_K), txn_op([], [txn_op([], [put_op(_K)])])], False, id="TXN-23: two levels"),
         pytest.param(
-            [txn_op([], [delete_op(_K)]), txn_op([], [put_op(_K)])], False, id="TXN-23: delete of an earlier sibling"
+            [txn_op([], [delete_op(_K)]), txn_op([], [put_op(_K)])],
+            False,
+            id="TXN-23: delete of an earlier sibling",
         ),
         pytest.param(
-            [txn_op([], [put_op(_K)]), txn_op([], [delete_op(_K)])], True, id="TXN-23: delete of a later sibling"
+            [txn_op([], [put_op(_K)]), txn_op([], [delete_op(_K)])],
+            True,
+            id="TXN-23: delete of a later sibling",
         ),
         pytest.param([txn_op([], [put_op(_K)]), put_op(_K)], False, id="TXN-24: put in a nested txn"),
         pytest.param([put_op(_K), txn_op([], [delete_op(_K)])], False, id="TXN-24: delete in a nested txn"),
         pytest.param([put_op(_K), txn_op([], [], [delete_op(*_ALL_K)])], False, id="TXN-24: in its failure branch"),
         pytest.param([txn_op([], [put_op(_K)], [put_op(_K)])], True, id="TXN-25: exclusive branches"),
         pytest.param(
-            [txn_op([], [put_op(_K)]), txn_op([], [], [put_op(_K)])], False, id="TXN-25: two nested transactions"
+            [txn_op([], [put_op(_K)]), txn_op([], [], [put_op(_K)])],
+            False,
+            id="TXN-25: two nested transactions",
         ),
         pytest.param(
-            [txn_op([], [put_op(_K)], [delete_op(_K)])], True, id="TXN-25: put and delete in exclusive branches"
+            [txn_op([], [put_op(_K)], [delete_op(_K)])],
+            True,
+            id="TXN-25: put and delete in exclusive branches",
         ),
         pytest.param([delete_op(_K), delete_op(_K), delete_op(*_ALL_K)], True, id="TXN-26: deletes overlap"),
         pytest.param([delete_op(_K), txn_op([], [delete_op(_K)])], True, id="TXN-26: nested deletes overlap"),
@@ -174,7 +194,7 @@ def test_keys_written_twice(client: Client, prefix: bytes, ops: _Ops, fits: bool
 
 
 def _below(prefix: bytes, op: rpc_pb2.RequestOp) -> rpc_pb2.RequestOp:
-    """The operation on keys below the prefix. An open end stays open: what it would delete is not there to be lost."""
+    """The operation on keys below the prefix. An open end stays open."""
     moved = rpc_pb2.RequestOp()
     moved.CopyFrom(op)
     if moved.HasField("request_txn"):
@@ -205,9 +225,9 @@ def test_fields_are_checked_before_overlap(client: Client, prefix: bytes) -> Non
         client.txn(success=twice, failure=[range_op(prefix)] * 129)
 
 
-# --- compares ---------------------------------------------------------------------------------------------------------
+# --- compares -----------------------------------------------------------------------------------------------
 
-_RESULTS = {
+_RESULTS: Final[dict[int, tuple[bool, bool, bool]]] = {
     _Compare.EQUAL: (False, True, False),
     _Compare.GREATER: (False, False, True),
     _Compare.LESS: (True, False, False),
@@ -267,9 +287,7 @@ def test_a_range_compares_every_key(client: Client, prefix: bytes) -> None:
         client.put(prefix + tail, value)
 
     def same(end: bytes) -> bool:
-        return client.holds(
-            _Compare(key=prefix, range_end=prefix + end, target=_Compare.VALUE, value=b"same")
-        )
+        return client.holds(_Compare(key=prefix, range_end=prefix + end, target=_Compare.VALUE, value=b"same"))
 
     assert [same(b"b"), same(b"c"), same(b"d")] == [True, True, False]
     everything = _Compare(key=prefix, range_end=b"\x00", target=_Compare.VERSION, result=_Compare.GREATER)
@@ -284,7 +302,7 @@ def test_an_operand_of_another_field_counts_as_zero(client: Client, prefix: byte
     assert not client.holds(_Compare(key=prefix, target=_Compare.VERSION, value=b"1"))
 
 
-# --- what operations see ----------------------------------------------------------------------------------------------
+# --- what operations see ------------------------------------------------------------------------------------
 
 
 def test_ranges_see_earlier_writes(client: Client, prefix: bytes) -> None:
@@ -357,7 +375,7 @@ def test_previous_values_inside(client: Client, prefix: bytes) -> None:
     assert not answer.responses[1].response_put.HasField("prev_kv")
 
 
-# --- what aborts the whole --------------------------------------------------------------------------------------------
+# --- what aborts the whole ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
@@ -397,7 +415,7 @@ def test_checks_on_the_chosen_path(
     assert (answer.succeeded, answer.header.revision) == (True, before + 1)
 
 
-# --- read-only --------------------------------------------------------------------------------------------------------
+# --- read-only ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("serializable", [False, True])

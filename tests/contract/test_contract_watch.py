@@ -17,7 +17,7 @@ def _told(event: kv_pb2.Event) -> tuple[int, bytes, int]:
     return event.type, event.kv.value, event.kv.mod_revision
 
 
-# --- creating ---------------------------------------------------------------------------------------------------------
+# --- creating -----------------------------------------------------------------------------------------------
 
 
 def test_created_answers_first_and_carries_the_revision(client: Client, prefix: bytes) -> None:
@@ -79,9 +79,7 @@ def test_a_taken_id(client: Client, prefix: bytes) -> None:
         ),
     ],
 )
-def test_failed_creations(
-    client: Client, key: bytes, end: bytes, fields: dict[str, Any], reason: str
-) -> None:
+def test_failed_creations(client: Client, key: bytes, end: bytes, fields: dict[str, Any], reason: str) -> None:
     """The stream stays open."""
     with client.watch() as stream:
         refusal = stream.create(key, end, **fields)
@@ -141,7 +139,7 @@ def test_a_start_in_the_future(client: Client, prefix: bytes) -> None:
         assert [_told(event) for event in stream.events(2)] == [(PUT, b"3", now + 3), (PUT, b"4", now + 4)]
 
 
-# --- cancelling -------------------------------------------------------------------------------------------------------
+# --- cancelling ---------------------------------------------------------------------------------------------
 
 
 def test_cancel(client: Client, prefix: bytes) -> None:
@@ -179,7 +177,7 @@ def test_half_close_does_not_end_the_stream(client: Client, prefix: bytes) -> No
         assert [event.kv.value for event in stream.events(2)] == [b"1", b"2"]
 
 
-# --- events -----------------------------------------------------------------------------------------------------------
+# --- events -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("past", [False, True], ids=["live", "history"])
@@ -267,14 +265,10 @@ def test_history_comes_in_order_and_never_cuts_a_revision(client: Client, prefix
     """W-54, W-55, W-57: 1300 revisions, some of several keys."""
     start = client.revision() + 1
     wanted: list[tuple[int, bytes]] = []
-    pending = []
     for number in range(1300):
         keys = [prefix + b"%d/%d" % (number % 10, part) for part in range(1 + number % 3)]
-        ops = [put_op(key) for key in keys]
-        pending.append(client.calls.KV.Txn.future(rpc_pb2.TxnRequest(success=ops), timeout=20))
+        client.txn(success=[put_op(key) for key in keys])
         wanted += [(start + number, key) for key in keys]
-    for each in pending:
-        each.result()
     now = client.revision()
     told: list[tuple[int, bytes]] = []
     with client.watch() as stream:
@@ -283,16 +277,10 @@ def test_history_comes_in_order_and_never_cuts_a_revision(client: Client, prefix
             answer = stream.next()
             revisions = [event.kv.mod_revision for event in answer.events]
             assert len(set(revisions)) <= 1000
-            assert max(revisions) <= answer.header.revision <= now
+            assert revisions[-1] <= answer.header.revision <= now
             assert not told or told[-1][0] < revisions[0]
             told += [(event.kv.mod_revision, event.kv.key) for event in answer.events]
-    assert sorted(revision for revision, _ in told) == [revision for revision, _ in told]
-    by_sub = {key.rsplit(b"/", 1)[1] for _, key in told}
-    assert by_sub == {b"0", b"1", b"2"}
-    assert len(set(told)) == len(told) == len(wanted)
-    for (revision, key), (next_revision, next_key) in zip(told, told[1:], strict=False):
-        if revision == next_revision:
-            assert key < next_key, "sub-revision order"
+    assert told == wanted
 
 
 @pytest.mark.parametrize("past", [False, True], ids=["live", "history"])
@@ -326,7 +314,7 @@ def test_filters(client: Client, prefix: bytes, filters: list[int], kinds: list[
         assert (progress.watch_id, len(progress.events)) == (-1, 0)
 
 
-# --- compaction -------------------------------------------------------------------------------------------------------
+# --- compaction ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("physical", [False, True])

@@ -10,12 +10,12 @@ import pytest
 from contract_support import Client, WatchStream, prefix_end, put_op
 from helpers.processes import Server
 
-from raftkv.pb import rpc_pb2
+from raftkv.pb import kv_pb2, rpc_pb2
 
 _LIMIT_BYTES = (1536 + 512) * 1024
 """--max-request-bytes and 512 KiB: where a fragmented response is cut (W-80)."""
 
-# --- progress on request ----------------------------------------------------------------------------------------------
+# --- progress on request ------------------------------------------------------------------------------------
 
 
 def test_progress_on_request(client: Client, prefix: bytes) -> None:
@@ -23,8 +23,8 @@ def test_progress_on_request(client: Client, prefix: bytes) -> None:
     start = client.put(prefix).header.revision
     with client.watch() as stream:
         stream.create(prefix, start_revision=start)
-        stream.create(prefix + b"other")
         assert len(stream.events(1)) == 1
+        stream.create(prefix + b"other")
         now = client.put(prefix + b"elsewhere").header.revision
         stream.ask_progress()
         progress = stream.next()
@@ -88,7 +88,7 @@ def _write(client: Client, prefix: bytes, count: int) -> None:
         client.put(prefix + b"%d" % number)
 
 
-# --- progress in intervals --------------------------------------------------------------------------------------------
+# --- progress in intervals ----------------------------------------------------------------------------------
 
 
 def test_progress_notify(client: Client, prefix: bytes) -> None:
@@ -135,7 +135,7 @@ def test_no_progress_notify_before_the_start_revision(client: Client, prefix: by
         assert {stream.next().watch_id for _ in range(3)} == {1}
 
 
-# --- fragments --------------------------------------------------------------------------------------------------------
+# --- fragments ----------------------------------------------------------------------------------------------
 
 
 def _read_pieces(stream: WatchStream) -> list[rpc_pb2.WatchResponse]:
@@ -149,8 +149,7 @@ def _read_pieces(stream: WatchStream) -> list[rpc_pb2.WatchResponse]:
 def _put_large(client: Client, prefix: bytes, sizes_kib: Sequence[int]) -> int:
     """One key for each size; the first revision."""
     revisions = [
-        client.put(prefix + b"%d" % number, bytes(size << 10)).header.revision
-        for number, size in enumerate(sizes_kib)
+        client.put(prefix + b"%d" % number, bytes(size << 10)).header.revision for number, size in enumerate(sizes_kib)
     ]
     return revisions[0]
 
@@ -170,7 +169,7 @@ def test_history_in_fragments(client: Client, prefix: bytes) -> None:
     start = _put_large(client, prefix, [700, 700, 700, 10, 10, 1400, 1])
     with client.watch() as stream:
         stream.create(prefix, prefix_end(prefix), start_revision=start, fragment=True)
-        events = []
+        events: list[kv_pb2.Event] = []
         while len(events) < 7:
             pieces = _read_pieces(stream)
             _check_cut(pieces)
@@ -212,7 +211,7 @@ def test_one_event_is_never_cut(client: Client, prefix: bytes) -> None:
     assert answer.ByteSize() > _LIMIT_BYTES
 
 
-# --- slow readers -----------------------------------------------------------------------------------------------------
+# --- slow readers -------------------------------------------------------------------------------------------
 
 
 def _put_many(client: Client, prefix: bytes, count: int, size: int) -> list[int]:
@@ -251,7 +250,44 @@ def test_a_slow_reader_is_overtaken_by_a_compaction(client: Client, prefix: byte
         assert (answer.cancel_reason, answer.header.revision) == ("", 0)
 
 
-# --- lease expiry -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("spread", [1, 7, 40])
+def test_watchers_that_join_while_others_write(client: Client, prefix: bytes, spread: int) -> None:
+    """W-10, W-11, W-54: each sees every revision from its start on, once and in order."""
+    count = 300
+    first = client.revision() + 1
+    last = first + count - 1
+    with client.watch() as stream:
+        writer = threading.Thread(target=_write, args=(client, prefix, count))
+        writer.start()
+        starts: dict[int, int] = {}
+        told: dict[int, list[int]] = {}
+        for number in range(12):
+            start = first + number * spread
+            stream.ask(prefix, prefix_end(prefix), start_revision=start, watch_id=number + 1)
+            starts[number + 1] = start
+        while len(told) < len(starts) or any(revisions[-1] < last for revisions in told.values()):
+            answer = stream.next()
+            told.setdefault(answer.watch_id, [starts[answer.watch_id] - 1])
+            told[answer.watch_id] += [event.kv.mod_revision for event in answer.events]
+        writer.join()
+    for watch_id, start in starts.items():
+        assert told[watch_id][1:] == list(range(start, last + 1))
+
+
+def test_a_thousand_watchers_on_one_stream(client: Client, prefix: bytes) -> None:
+    """W-13, W-54."""
+    with client.watch() as stream:
+        assert [stream.create(prefix).watch_id for _ in range(1000)] == list(range(1000))
+        revisions = [client.put(prefix).header.revision for _ in range(3)]
+        told: dict[int, list[int]] = {}
+        while sum(map(len, told.values())) < 3000:
+            answer = stream.next()
+            told.setdefault(answer.watch_id, []).extend(event.kv.mod_revision for event in answer.events)
+    assert set(told) == set(range(1000))
+    assert all(each == revisions for each in told.values())
+
+
+# --- lease expiry -------------------------------------------------------------------------------------------
 
 
 def test_expiry_is_one_response_in_key_order(client: Client, prefix: bytes) -> None:
@@ -274,7 +310,7 @@ def test_expiry_is_one_response_in_key_order(client: Client, prefix: bytes) -> N
     assert client.time_to_live(lease.ID).TTL == -1
 
 
-# --- restarts ---------------------------------------------------------------------------------------------------------
+# --- restarts -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
@@ -300,7 +336,7 @@ def test_watching_goes_on_after_a_restart(
     if kill:
         server.kill9()
     else:
-        assert server.terminate() == 0
+        server.terminate()
     server.start()
     client = connected(server)
     assert client.revision() == now

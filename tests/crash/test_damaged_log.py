@@ -110,9 +110,7 @@ def test_log_cut_short_of_the_store_is_never_taken_for_a_torn_tail(raftkv_server
     check_nothing_lost(raftkv_server.endpoint, history)
 
 
-def test_second_process_on_the_data_directory_is_refused_by_name(
-    raftkv_server: Server, tmp_path: Path
-) -> None:
+def test_second_process_on_the_data_directory_is_refused_by_name(raftkv_server: Server, tmp_path: Path) -> None:
     second = Server(raftkv_server.program, tmp_path, data_dir=raftkv_server.data_dir)
     try:
         with pytest.raises(ServerNotServingError, match=r"exit code [1-9]"):

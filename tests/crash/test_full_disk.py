@@ -72,9 +72,7 @@ def _check_refuses_writes(calls: Calls) -> None:
 
 def _disarm(calls: Calls) -> None:
     (alarm,) = calls.Maintenance.Alarm(rpc_pb2.AlarmRequest(), timeout=_TIMEOUT_S).alarms
-    request = rpc_pb2.AlarmRequest(
-        action=rpc_pb2.AlarmRequest.DEACTIVATE, memberID=alarm.memberID, alarm=alarm.alarm
-    )
+    request = rpc_pb2.AlarmRequest(action=rpc_pb2.AlarmRequest.DEACTIVATE, memberID=alarm.memberID, alarm=alarm.alarm)
     calls.Maintenance.Alarm(request, timeout=_TIMEOUT_S)
 
 

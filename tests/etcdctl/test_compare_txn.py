@@ -32,9 +32,7 @@ def delete(key: bytes, range_end: bytes = b"") -> Op:
     return Op(request_delete_range=rpc_pb2.DeleteRangeRequest(key=key, range_end=range_end, prev_kv=True))
 
 
-def txn(
-    compare: Sequence[Compared] = (), success: Sequence[Op] = (), failure: Sequence[Op] = ()
-) -> rpc_pb2.TxnRequest:
+def txn(compare: Sequence[Compared] = (), success: Sequence[Op] = (), failure: Sequence[Op] = ()) -> rpc_pb2.TxnRequest:
     return rpc_pb2.TxnRequest(compare=compare, success=success, failure=failure)
 
 
@@ -51,9 +49,7 @@ def nested_compares_see_the_state_before() -> tuple[Rpc, ...]:
     )
     return (
         Rpc("KV.Txn", txn([], [put(b"n"), inner, get(b"n"), get(b"seen")])),
-        Rpc(
-            "KV.Txn", txn([], [delete(b"n"), nested([], [get(b"n"), get(b"seen")]), delete(b"n"), put(b"m")])
-        ),
+        Rpc("KV.Txn", txn([], [delete(b"n"), nested([], [get(b"n"), get(b"seen")]), delete(b"n"), put(b"m")])),
     )
 
 
@@ -85,10 +81,7 @@ SCENARIOS = (
             Ctl("put k v1"),
             Ctl("put k v2"),
             *(Ctl("txn", stdin=typed([line], ["get k"], ["get missing"])) for line in _EVERY_COMPARE),
-            *(
-                Ctl("txn -w json", stdin=typed([line], ["put yes 1"], ["put no 1"]))
-                for line in _EVERY_COMPARE[::4]
-            ),
+            *(Ctl("txn -w json", stdin=typed([line], ["put yes 1"], ["put no 1"])) for line in _EVERY_COMPARE[::4]),
         ),
     ),
     Scenario(

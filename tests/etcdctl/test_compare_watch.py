@@ -171,9 +171,7 @@ SCENARIOS = (
                     "KV.Txn",
                     rpc_pb2.TxnRequest(
                         success=[
-                            rpc_pb2.RequestOp(
-                                request_put=rpc_pb2.PutRequest(key=b"w/%d" % n, value=b"%d" % turn)
-                            )
+                            rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=b"w/%d" % n, value=b"%d" % turn))
                             for n in range(100)
                         ]
                     ),

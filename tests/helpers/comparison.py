@@ -60,9 +60,7 @@ def cases(scenarios: Iterable[Scenario]) -> list[Any]:
     names = [scenario.name for scenario in table]
     assert len(set(names)) == len(names), "two scenarios have one name"
     return [
-        pytest.param(
-            version, scenario, id=f"{scenario.name}-{version}", marks=[_SLOW] if scenario.slow else []
-        )
+        pytest.param(version, scenario, id=f"{scenario.name}-{version}", marks=[_SLOW] if scenario.slow else [])
         for scenario in table
         for version in scenario.tools
     ]
@@ -111,9 +109,7 @@ def _empty(calls: Calls) -> None:
     # Alarms first: they would refuse the rest.
     for alarm in calls.Maintenance.Alarm(rpc_pb2.AlarmRequest(), timeout=_TIMEOUT_S).alarms:
         calls.Maintenance.Alarm(
-            rpc_pb2.AlarmRequest(
-                action=rpc_pb2.AlarmRequest.DEACTIVATE, memberID=alarm.memberID, alarm=alarm.alarm
-            ),
+            rpc_pb2.AlarmRequest(action=rpc_pb2.AlarmRequest.DEACTIVATE, memberID=alarm.memberID, alarm=alarm.alarm),
             timeout=_TIMEOUT_S,
         )
     calls.KV.DeleteRange(rpc_pb2.DeleteRangeRequest(key=_ALL, range_end=_ALL), timeout=_TIMEOUT_S)

@@ -29,8 +29,7 @@ class Service:
     def __init__(self, channel: Any, descriptor: Any) -> None:
         for method in descriptor.methods:
             arity = (
-                f"{'stream' if method.client_streaming else 'unary'}"
-                f"_{'stream' if method.server_streaming else 'unary'}"
+                f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
             )
             call = getattr(channel, arity)(
                 f"/{descriptor.full_name}/{method.name}",

@@ -65,9 +65,7 @@ class Load:
         """Wait until the history has so many acknowledged puts. Raises TimeoutError."""
         with self._progress:
             if not self._progress.wait_for(lambda: len(self._history.acknowledged) >= total, timeout_s):
-                raise TimeoutError(
-                    f"only {len(self._history.acknowledged)} of {total} puts were acknowledged"
-                )
+                raise TimeoutError(f"only {len(self._history.acknowledged)} of {total} puts were acknowledged")
 
     def _put_until_the_end(self, prefix: bytes) -> None:
         history = self._history
@@ -97,9 +95,7 @@ def check_nothing_lost(endpoint: str, history: History) -> None:
     assert not lost, f"{len(lost)} acknowledged puts are lost: {lost[:5]}"
     owners: dict[int, bytes] = {}
     for key, revision in history.acknowledged.items():
-        assert owners.setdefault(revision, key) == key, (
-            f"{key!r} and {owners[revision]!r} both got {revision}"
-        )
+        assert owners.setdefault(revision, key) == key, f"{key!r} and {owners[revision]!r} both got {revision}"
     for key, kv in stored.items():
         _check_kv(kv, history)
         assert kv.mod_revision <= response.header.revision, f"{key!r} is newer than the store"

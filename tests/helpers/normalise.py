@@ -140,9 +140,7 @@ class Normaliser:
     def text(self, output: str) -> str:
         # Longest first: an endpoint is part of the client URL, a short id may be part of a longer one.
         for literal in sorted(self._words, key=len, reverse=True):
-            output = re.sub(
-                rf"(?<![0-9A-Za-z]){re.escape(literal)}(?![0-9A-Za-z])", self._words[literal], output
-            )
+            output = re.sub(rf"(?<![0-9A-Za-z]){re.escape(literal)}(?![0-9A-Za-z])", self._words[literal], output)
         for pattern, replacement in _REWRITES:
             output = pattern.sub(replacement, output)
         return output

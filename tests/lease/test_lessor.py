@@ -319,9 +319,7 @@ def test_long_leases_are_checkpointed_every_interval_l54(disk: Disk, lessor: Les
     assert lessor.due_checkpoints(601.0) == [(2, 999), (3, 1399)]
 
 
-def test_new_leader_starts_from_the_checkpoint_and_a_renewal_asks_to_reset_it_l54(
-    disk: Disk, lessor: Lessor
-) -> None:
+def test_new_leader_starts_from_the_checkpoint_and_a_renewal_asks_to_reset_it_l54(disk: Disk, lessor: Lessor) -> None:
     lessor.grant(disk.txn, 2, 1000)
     lessor.checkpoint(disk.txn, 2, 700)
     lessor.promote(0.0, 1.0)

@@ -134,8 +134,7 @@ class LessorBesideModel(RuleBasedStateMachine):
         self.primary = True
         self.reported.clear()
         self.deadlines = {
-            lease_id: self.now + self.remaining.get(lease_id, ttl_s) + EXTEND_S
-            for lease_id, ttl_s in self.ttls.items()
+            lease_id: self.now + self.remaining.get(lease_id, ttl_s) + EXTEND_S for lease_id, ttl_s in self.ttls.items()
         }
 
     @rule()
@@ -227,9 +226,7 @@ class LessorBesideModel(RuleBasedStateMachine):
                 assert lease_id in self.lessor
                 assert self.lessor.ttl_s(lease_id) == ttl_s
                 assert self.lessor.keys(txn, lease_id) == self.keys_of(lease_id)
-            assert txn.stat(self.tables.lease_keys)["entries"] == len(self.attached), (
-                "a key on no lease, or two"
-            )
+            assert txn.stat(self.tables.lease_keys)["entries"] == len(self.attached), "a key on no lease, or two"
 
     @invariant()
     def leadership_is_known(self) -> None:

@@ -38,9 +38,7 @@ class Disk:
         self.open()
 
     def open(self) -> None:
-        self.env = lmdb.open(
-            self.directory, map_size=1 << 30, sync=False, metasync=False, max_dbs=len(Tables._fields)
-        )
+        self.env = lmdb.open(self.directory, map_size=1 << 30, sync=False, metasync=False, max_dbs=len(Tables._fields))
         handles = []
         for name in Tables._fields:
             is_dup = name in DUP_TABLES
@@ -201,14 +199,10 @@ class Model:
             if write.main > revision:
                 break
             if write.main <= self.compacted and (
-                write.state is None
-                or (write.main, write.key) not in kept
-                or last[write.main, write.key] != write.sub
+                write.state is None or (write.main, write.key) not in kept or last[write.main, write.key] != write.sub
             ):
                 continue
-            crc = google_crc32c.extend(
-                crc, write.main.to_bytes(8, "big") + b"_" + write.sub.to_bytes(8, "big")
-            )
+            crc = google_crc32c.extend(crc, write.main.to_bytes(8, "big") + b"_" + write.sub.to_bytes(8, "big"))
             if write.state is None:
                 crc = google_crc32c.extend(crc, b"t" + kv_pb2.KeyValue(key=write.key).SerializeToString())
             else:

@@ -108,9 +108,7 @@ def test_damaged_counters_are_refused(disk: Disk, raw: bytes) -> None:
         disk.load()
 
 
-def test_counting_in_the_past_corrects_by_the_events_since(
-    small_blocks: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_counting_in_the_past_corrects_by_the_events_since(small_blocks: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = small_blocks
     fill(disk, list(range(100)))
     revision = disk.store.current_revision

@@ -21,15 +21,11 @@ from raftkv.pb.splice import varint
 
 revisions = st.integers(1, (1 << 63) - 1)
 leases = st.integers(-(1 << 63), (1 << 63) - 1)
-sizes = st.sampled_from(
-    [0, 1, 127, 128, 1990, 2005, 2006, 2007, 2008, 2009, 2010, 2047, 2048, 16383, 16384, 300_000]
-)
+sizes = st.sampled_from([0, 1, 127, 128, 1990, 2005, 2006, 2007, 2008, 2009, 2010, 2047, 2048, 16383, 16384, 300_000])
 
 
 @given(revisions, revisions, revisions, sizes, sizes, leases | st.just(0))
-def test_a_put_frame_equals_protobuf(
-    create: int, mod: int, version: int, key: int, value: int, lease: int
-) -> None:
+def test_a_put_frame_equals_protobuf(create: int, mod: int, version: int, key: int, value: int, lease: int) -> None:
     fields = (b"k" * max(key, 1), create, mod, version, b"v" * value, lease)
     made = frame(*fields)
     kv = kv_pb2.KeyValue(

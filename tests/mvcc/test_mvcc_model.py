@@ -158,11 +158,7 @@ class StoreBesideHistory(RuleBasedStateMachine):
                     with pytest.raises(KeyNotFoundError):
                         writer.put_with(key, value, lease)
                     continue
-                frame = (
-                    writer.put_with(key, value, lease)
-                    if name == "put_with"
-                    else writer.put(key, value, lease)
-                )
+                frame = writer.put_with(key, value, lease) if name == "put_with" else writer.put(key, value, lease)
                 assert (parse_event(frame) if frame else None) == old
                 state = _after_put(old, key, main, value, lease)
                 model.writes.append(Write(main, subs, key, state))
@@ -184,9 +180,7 @@ class StoreBesideHistory(RuleBasedStateMachine):
             assert (prev is None) == is_create
             parsed = kv_pb2.Event.FromString(event)
             assert (parsed.type == kv_pb2.Event.DELETE) == is_delete
-            assert parsed.kv == (
-                key_value(write.state) if write.state else kv_pb2.KeyValue(key=key, mod_revision=main)
-            )
+            assert parsed.kv == (key_value(write.state) if write.state else kv_pb2.KeyValue(key=key, mod_revision=main))
 
     # --- reads ---
 
@@ -209,9 +203,7 @@ class StoreBesideHistory(RuleBasedStateMachine):
                 assert response(self.disk.store.range(txn, query)) == expected
                 assert result.revision == self.model.revision
 
-    @rule(
-        ends=st.tuples(st.integers(0, len(BOUNDS) - 1), st.integers(1, len(BOUNDS))), back=st.integers(0, 12)
-    )
+    @rule(ends=st.tuples(st.integers(0, len(BOUNDS) - 1), st.integers(1, len(BOUNDS))), back=st.integers(0, 12))
     def count(self, ends: tuple[int, int], back: int) -> None:
         """RNG-07 by the block counters, both for count_only and for what a limit leaves."""
         revision = max(self.model.revision - back, self.model.compacted, 1)
@@ -295,9 +287,7 @@ class StoreBesideHistory(RuleBasedStateMachine):
         assert [pack_revision(*r) for r in there] == sorted(pack_revision(*r) for r in there)
 
 
-def _after_put(
-    old: KeyState | None, key: bytes, main: int, value: bytes | None, lease: int | None
-) -> KeyState:
+def _after_put(old: KeyState | None, key: bytes, main: int, value: bytes | None, lease: int | None) -> KeyState:
     if old is None:
         assert value is not None
         assert lease is not None

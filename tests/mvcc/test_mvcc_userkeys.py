@@ -20,9 +20,7 @@ some_key = st.lists(piece, min_size=1, max_size=4).map(b"".join)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(some_key, max_size=12, unique=True), some_key, some_key, st.data())
-def test_a_walk_is_the_sorted_interval(
-    keys: list[bytes], start: bytes, end: bytes, data: st.DataObject
-) -> None:
+def test_a_walk_is_the_sorted_interval(keys: list[bytes], start: bytes, end: bytes, data: st.DataObject) -> None:
     disk = Disk()
     try:
         with disk.write() as txn:

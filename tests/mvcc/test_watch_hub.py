@@ -73,9 +73,7 @@ def test_refused_requests_register_nothing_w20_w22(hub: WatchHub) -> None:
     assert hub.statistics().streams == hub.statistics().watchers == 0
 
 
-def test_unknown_filters_are_ignored_and_both_leave_nothing_w14(
-    history: WatchedHistory, hub: WatchHub
-) -> None:
+def test_unknown_filters_are_ignored_and_both_leave_nothing_w14(history: WatchedHistory, hub: WatchHub) -> None:
     sink = RecordingSink()
     odd = hub.watch(sink, 0, b"k", b"", filters=[7])
     nothing = hub.watch(sink, 1, b"k", b"", filters=[0, 1])
@@ -158,9 +156,7 @@ def test_prev_kv_live_and_from_history_w53(history: WatchedHistory, hub: WatchHu
     assert [event.prev_kv.value for event in from_history] == [b"", b"1", b"2"]
     assert not from_history[0].HasField("prev_kv")
     assert from_history == [event for batch in live.batches(live_watcher) for event in parsed_events(batch)]
-    assert not any(
-        event.HasField("prev_kv") for batch in late.batches(plain_watcher) for event in parsed_events(batch)
-    )
+    assert not any(event.HasField("prev_kv") for batch in late.batches(plain_watcher) for event in parsed_events(batch))
 
 
 def test_prev_kv_is_absent_when_its_revision_is_compacted_w53(history: WatchedHistory, hub: WatchHub) -> None:
@@ -175,9 +171,7 @@ def test_prev_kv_is_absent_when_its_revision_is_compacted_w53(history: WatchedHi
     assert [(event.kv.value, event.HasField("prev_kv")) for event in events] == [(b"2", False), (b"3", True)]
 
 
-def test_prev_kv_stays_when_the_plain_watcher_of_the_range_goes_w13_w53(
-    history: WatchedHistory, hub: WatchHub
-) -> None:
+def test_prev_kv_stays_when_the_plain_watcher_of_the_range_goes_w13_w53(history: WatchedHistory, hub: WatchHub) -> None:
     write(history, hub, (b"k", b"1"))
     write(history, hub, (b"k", b"2"))
     sink = RecordingSink()
@@ -289,9 +283,7 @@ def test_more_far_apart_watchers_than_walks_are_all_served(
     for number in range(60):
         write(history, hub, (b"k", b"%d" % number))
     sink = RecordingSink()
-    watchers = {
-        start: hub.watch(sink, start, b"k", b"", start_revision=start) for start in (50, 40, 30, 20, 2)
-    }
+    watchers = {start: hub.watch(sink, start, b"k", b"", start_revision=start) for start in (50, 40, 30, 20, 2)}
     cancelled = hub.watch(sink, 99, b"k", b"", start_revision=10)
     hub.cancel(cancelled)
     catch_up(history, hub)
@@ -319,9 +311,7 @@ def test_compacted_start_is_cancelled_after_creation_w12_w40(history: WatchedHis
     assert hub.synced(sink) == 4, "the cancelled one does not hold up progress (W-43)"
 
 
-def test_slow_watcher_overtaken_by_compaction_is_cancelled_w41(
-    history: WatchedHistory, hub: WatchHub
-) -> None:
+def test_slow_watcher_overtaken_by_compaction_is_cancelled_w41(history: WatchedHistory, hub: WatchHub) -> None:
     sink = RecordingSink(room=0)
     watcher = hub.watch(sink, 0, b"k", b"")
     for value in (b"1", b"2", b"3"):
@@ -377,9 +367,7 @@ def test_nothing_comes_after_cancel_w30(history: WatchedHistory, hub: WatchHub) 
     assert hub.statistics() == (0, 0, 0, 1, 0)
 
 
-def test_a_cancelled_stream_that_was_full_stays_full_until_it_is_ready(
-    history: WatchedHistory, hub: WatchHub
-) -> None:
+def test_a_cancelled_stream_that_was_full_stays_full_until_it_is_ready(history: WatchedHistory, hub: WatchHub) -> None:
     sink = RecordingSink(room=0)
     first = hub.watch(sink, 0, b"k", b"")
     write(history, hub, (b"k", b"1"))
@@ -430,9 +418,7 @@ def test_progress_only_when_all_watchers_of_the_stream_are_synced_w70_w71(
     assert hub.synced(sink) == 2
 
 
-def test_no_event_at_or_below_a_progress_revision_follows_it_w72(
-    history: WatchedHistory, hub: WatchHub
-) -> None:
+def test_no_event_at_or_below_a_progress_revision_follows_it_w72(history: WatchedHistory, hub: WatchHub) -> None:
     sink = RecordingSink(room=0)
     watcher = hub.watch(sink, 0, b"k", b"")
     write(history, hub, (b"k", b"1"))
@@ -447,9 +433,7 @@ def test_no_event_at_or_below_a_progress_revision_follows_it_w72(
 # --- the store changes under the hub ------------------------------------------------------------------------
 
 
-def test_installed_snapshot_resumes_every_watcher_at_what_it_needs_w60(
-    history: WatchedHistory, hub: WatchHub
-) -> None:
+def test_installed_snapshot_resumes_every_watcher_at_what_it_needs_w60(history: WatchedHistory, hub: WatchHub) -> None:
     write(history, hub, (b"k", b"1"))
     sink = RecordingSink()
     live = hub.watch(sink, 0, b"k", b"")

@@ -70,11 +70,7 @@ class Expected:
         return inside and change.kind not in self.filters
 
     def outstanding(self, changes: list[Change], last: int) -> list[Change]:
-        return [
-            change
-            for change in changes
-            if self.next_revision <= change.revision <= last and self.wants(change)
-        ]
+        return [change for change in changes if self.next_revision <= change.revision <= last and self.wants(change)]
 
 
 class CheckedSink(RecordingSink):
@@ -195,13 +191,9 @@ class HubBesideHistory(RuleBasedStateMachine):
         filters=st.sets(st.sampled_from([PUT, DELETE, 5])),
         prev_kv=st.booleans(),
     )
-    def watch(
-        self, sink: int, bounds: tuple[bytes, bytes], back: int, filters: set[int], prev_kv: bool
-    ) -> None:
+    def watch(self, sink: int, bounds: tuple[bytes, bytes], back: int, filters: set[int], prev_kv: bool) -> None:
         start = max(0, self.hub.revision - back)
-        watcher = self.hub.watch(
-            self.sinks[sink], len(self.expected), *bounds, start, sorted(filters), prev_kv
-        )
+        watcher = self.hub.watch(self.sinks[sink], len(self.expected), *bounds, start, sorted(filters), prev_kv)
         self.expected[watcher] = Expected(watcher, *bounds, start, self.hub.revision, filters, prev_kv)
 
     @precondition(lambda self: self.alive())

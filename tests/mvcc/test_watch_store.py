@@ -37,18 +37,18 @@ class Member:
                     writer.put(key, value)
             writer.end()
         writer.finish()
-        self.backend.commit(txn)
+        self.backend.commit()
         self.hub.publish(writer.events)
 
     def compact(self, revision: int) -> None:
         txn = self.backend.begin_write()
         self.store.schedule_compaction(txn, revision)
-        self.backend.commit(txn)
+        self.backend.commit()
         done = False
         while not done:
             txn = self.backend.begin_write()
             done = self.store.compaction.step(txn, 3)
-            self.backend.commit(txn)
+            self.backend.commit()
 
     def catch_up(self) -> None:
         while self.hub.catch_up(self.backend.read(), 7):

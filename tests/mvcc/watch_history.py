@@ -76,9 +76,7 @@ class WatchedHistory:
                     batch.append((self.current_revision, stored))
         return batch
 
-    def _write(
-        self, txn: lmdb.Transaction, revision: int, sub: int, key: bytes, value: bytes | None
-    ) -> StoredEvent:
+    def _write(self, txn: lmdb.Transaction, revision: int, sub: int, key: bytes, value: bytes | None) -> StoredEvent:
         old = self._live.get(key)
         if value is None:
             kv = kv_pb2.KeyValue(key=key, mod_revision=revision)
@@ -86,9 +84,7 @@ class WatchedHistory:
             del self._live[key]
         else:
             create, version = (old.create_revision, old.version + 1) if old else (revision, 1)
-            kv = kv_pb2.KeyValue(
-                key=key, create_revision=create, mod_revision=revision, version=version, value=value
-            )
+            kv = kv_pb2.KeyValue(key=key, create_revision=create, mod_revision=revision, version=version, value=value)
             event = kv_pb2.Event(kv=kv).SerializeToString()
             self._live[key] = kv
         txn.put(pack_revision(revision, sub), event, db=self.tables.events)
@@ -108,8 +104,7 @@ class WatchedHistory:
             doomed = {
                 (change.revision, change.key)
                 for change in past
-                if change.revision < newest[change.key]
-                or (change.kind == DELETE and change.revision < revision)
+                if change.revision < newest[change.key] or (change.kind == DELETE and change.revision < revision)
             }
             for raw, event in list(cursor.iternext()):
                 parsed = kv_pb2.Event.FromString(event)

@@ -103,9 +103,7 @@ def show_message(m: Message) -> str:
             MessageType.HEARTBEAT: lambda: f" commit={m.commit}{round_}",
             MessageType.HEARTBEAT_RESP: lambda: round_,
             MessageType.SNAP: lambda: (
-                f" {m.snapshot.index}@{m.snapshot.term} {show_conf(m.snapshot.conf_state)}"
-                if m.snapshot
-                else ""
+                f" {m.snapshot.index}@{m.snapshot.term} {show_conf(m.snapshot.conf_state)}" if m.snapshot else ""
             ),
             MessageType.READ_INDEX: lambda: f" {m.context.decode()}",
             MessageType.READ_INDEX_RESP: lambda: f" {m.context.decode()} at {m.index}",

@@ -290,9 +290,7 @@ class Simulator:
                     pass
                 continue
             conf = leader.conf
-            following = [
-                self.cluster.members[i] for i in (*conf.voters, *conf.learners, *conf.voters_outgoing)
-            ]
+            following = [self.cluster.members[i] for i in (*conf.voters, *conf.learners, *conf.voters_outgoing)]
             if all(m.state == leader.state for m in following):
                 return
         raise AssertionError(f"no progress: {[m.node.status() for m in members]}")

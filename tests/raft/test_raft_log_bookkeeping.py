@@ -126,9 +126,7 @@ class TestUnstable:
         assert u.offset == 11
 
     @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3), st.integers(0, 3)), max_size=30))
-    def test_what_counts_as_durable_is_on_the_disk_after_all_saves(
-        self, steps: list[tuple[int, int, int]]
-    ) -> None:
+    def test_what_counts_as_durable_is_on_the_disk_after_all_saves(self, steps: list[tuple[int, int, int]]) -> None:
         """Model: a disk that executes the saves in order. At any time, whatever the node takes for
         durable must be on the disk now and survive all the saves still under way."""
         u = Unstable(1)

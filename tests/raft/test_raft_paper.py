@@ -161,9 +161,7 @@ def test_one_vote_per_term_first_come_first_served() -> None:
         ((2,), 9, 1, False),
     ],
 )
-def test_votes_go_to_logs_at_least_as_up_to_date(
-    mine: tuple[int, ...], index: int, term: int, granted: bool
-) -> None:
+def test_votes_go_to_logs_at_least_as_up_to_date(mine: tuple[int, ...], index: int, term: int, granted: bool) -> None:
     """Paper §5.4.1: the later last term wins; with the same, the longer log."""
     solo = Solo(log=mine)
     answer = solo.step(T.VOTE, term=3, index=index, log_term=term)

@@ -50,9 +50,7 @@ def test_majority_vote_like_its_slow_twin(voters: tuple[int, ...], votes: dict[i
 
 
 @given(VOTERS, VOTERS, VOTES)
-def test_joint_vote_needs_both(
-    incoming: tuple[int, ...], outgoing: tuple[int, ...], votes: dict[int, bool]
-) -> None:
+def test_joint_vote_needs_both(incoming: tuple[int, ...], outgoing: tuple[int, ...], votes: dict[int, bool]) -> None:
     halves = {slow_vote(incoming, votes), slow_vote(outgoing, votes)}
     if VoteResult.LOST in halves:
         expected = VoteResult.LOST

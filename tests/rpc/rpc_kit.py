@@ -140,9 +140,7 @@ class Peer:
         self.service = EchoService()
         self.stats = Stats()
         self.exchanges: list[HttpExchange] = []
-        self.context = ServerContext(
-            self.service.routes, self._on_http, limits or Limits(), self.stats, lambda: None
-        )
+        self.context = ServerContext(self.service.routes, self._on_http, limits or Limits(), self.stats, lambda: None)
         self.now = 100.0
         self.wakes = 0
         self.connection = ServerConnection(self.context, "peer:1", is_tls, None, self._wake, self.now)
@@ -171,9 +169,7 @@ class Peer:
     def data(self, stream_id: int, payload: bytes, end: bool = False) -> None:
         self.send(frames.frame(frames.DATA, END_STREAM if end else 0, stream_id, payload))
 
-    def call(
-        self, stream_id: int, body: bytes, path: str = "/test.Echo/Unary", *extra: tuple[bytes, bytes]
-    ) -> None:
+    def call(self, stream_id: int, body: bytes, path: str = "/test.Echo/Unary", *extra: tuple[bytes, bytes]) -> None:
         self.headers(stream_id, request(path, *extra))
         self.data(stream_id, message(body), end=True)
 

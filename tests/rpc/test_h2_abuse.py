@@ -8,8 +8,10 @@ import pytest
 from rpc_kit import Peer, message, plain_block, request
 
 from raftkv.rpc import frames
+from raftkv.rpc.client_connection import ClientConnection
 from raftkv.rpc.frames import CONTINUATION, DATA, END_HEADERS, HEADERS, PRIORITY, ErrorCode, frame
 from raftkv.rpc.limits import Limits
+from raftkv.rpc.stats import Stats
 
 HOLD = plain_block(request("/test.Echo/Hold"))
 SMALL = Limits(flood_burst=50, flood_per_s=10.0, max_header_block_bytes=4096, max_header_list_bytes=4096)
@@ -74,9 +76,7 @@ def test_incomplete_messages_are_bounded_together() -> None:
     assert peer.connection.partial_bytes == 16_000
 
 
-@pytest.mark.parametrize(
-    "sent", [b"", b"PRI * HT", frames.PREFACE, frames.PREFACE + frames.settings({}) + b"\0"]
-)
+@pytest.mark.parametrize("sent", [b"", b"PRI * HT", frames.PREFACE, frames.PREFACE + frames.settings({}) + b"\0"])
 def test_slow_loris(sent: bytes) -> None:
     peer = Peer(start=False)
     peer.send(sent)
@@ -145,3 +145,24 @@ def test_g_41_keepalive() -> None:
         peer.connection.on_tick(peer.now)
         assert peer.connection.closing is not answer
     assert peer.stats.keepalive_timeouts == 1
+
+
+def test_a_client_may_ping_with_every_reply() -> None:
+    """grpc-go measures the bandwidth of its connections like that: thousands of pings in a second of load."""
+    peer = Peer()
+    for number in range(5000):
+        peer.call(1 + 2 * number, b"x")
+        ping(peer)
+        peer.frames()
+    assert not peer.connection.closing
+    assert peer.stats.ping_strikes == 0
+
+
+def test_a_server_may_ping_with_every_request() -> None:
+    """The same from grpc-go's servers, seen from our channel."""
+    connection = ClientConnection(Limits(), Stats(), lambda: None, lambda: None, 0.0)
+    connection.receive_data(frames.settings({}), 0.0)
+    for number in range(5000):
+        connection.receive_data(frames.ping(bytes(8), ack=False), number / 5000)
+        connection.take_output()
+    assert not connection.closing

@@ -15,9 +15,7 @@ texts = st.sampled_from([b"a", b"bb", b"token", b"x" * 300, b"grpc-timeout", b"0
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(st.tuples(texts, texts), max_size=5), max_size=40), st.sampled_from([4096, 100, 0]))
-def test_remembered_blocks_equal_decoded_ones(
-    lists: list[list[tuple[bytes, bytes]]], table_bytes: int
-) -> None:
+def test_remembered_blocks_equal_decoded_ones(lists: list[list[tuple[bytes, bytes]]], table_bytes: int) -> None:
     encoder = hpack.Encoder()
     reader = HeaderReader(lambda headers: [(n, v) for n, v, _ in headers], 1 << 20)
     for number, headers in enumerate(lists):

@@ -39,7 +39,7 @@ class Receiver:
 
 @pytest.fixture(params=["native", "grpcio"])
 def serve(request: pytest.FixtureRequest) -> Callable[..., None]:
-    def with_server(scenario: Scenario, limits: Limits = Limits()) -> None:  # noqa: B008  # immutable
+    def with_server(scenario: Scenario, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
         async def main() -> None:
             service = EchoService()
             loop = asyncio.get_running_loop()

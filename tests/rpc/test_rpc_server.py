@@ -78,9 +78,7 @@ def test_big_messages_both_ways(serve: Callable[..., None]) -> None:
 
 def test_lim_03_a_message_above_the_limit_is_refused(serve: Callable[..., None]) -> None:
     async def scenario(channel: grpc.aio.Channel, service: EchoService, stats: Stats) -> None:
-        code, text = await error_of(
-            channel.unary_unary("/test.Echo/Unary")(bytes(LIMITS.max_message_bytes + 1))
-        )
+        code, text = await error_of(channel.unary_unary("/test.Echo/Unary")(bytes(LIMITS.max_message_bytes + 1)))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "received message larger than max" in text.lower()
         exact = bytes(LIMITS.max_message_bytes)
@@ -93,9 +91,7 @@ def test_lim_03_a_message_above_the_limit_is_refused(serve: Callable[..., None])
 def test_errors_carry_code_and_text(serve: Callable[..., None], text: str) -> None:
     async def scenario(channel: grpc.aio.Channel, service: EchoService, stats: Stats) -> None:
         for number in (1, 3, 5, 8, 9, 14, 16):
-            code, details = await error_of(
-                channel.unary_unary("/test.Echo/Fail")(b"%02d" % number + text.encode())
-            )
+            code, details = await error_of(channel.unary_unary("/test.Echo/Fail")(b"%02d" % number + text.encode()))
             assert code.value[0] == number
             assert details == text
 
@@ -126,9 +122,7 @@ def test_a_handler_that_raises_fails_only_its_call(serve: Callable[..., None]) -
 def test_py_03_metadata(serve: Callable[..., None]) -> None:
     async def scenario(channel: grpc.aio.Channel, service: EchoService, stats: Stats) -> None:
         metadata = (("token", "abc"), ("hasleader", "true"), ("raw-bin", b"bin"), ("token", "second"))
-        reply = await channel.unary_unary("/test.Echo/Meta")(
-            b"token,hasleader,raw-bin,missing", metadata=metadata
-        )
+        reply = await channel.unary_unary("/test.Echo/Meta")(b"token,hasleader,raw-bin,missing", metadata=metadata)
         assert reply == b"['abc', 'true', 'bin', None]"
 
     serve(scenario)

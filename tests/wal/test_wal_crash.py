@@ -149,9 +149,7 @@ class PowerLoss:
         size = self._rng.choice([len(old), len(new)])
         old, new = old.ljust(size, b"\0")[:size], new.ljust(size, b"\0")[:size]
         lost = self._rng.choice([0.0, 0.5, 1.0])
-        return b"".join(
-            (old if self._rng.random() < lost else new)[at : at + SECTOR] for at in range(0, size, SECTOR)
-        )
+        return b"".join((old if self._rng.random() < lost else new)[at : at + SECTOR] for at in range(0, size, SECTOR))
 
 
 class Life:
@@ -201,9 +199,7 @@ class Life:
 
     def _commit(self) -> None:
         newest = self.states[-1]
-        state = newest.hard_state._replace(
-            commit=self._rng.randint(newest.hard_state.commit, newest.last.index)
-        )
+        state = newest.hard_state._replace(commit=self._rng.randint(newest.hard_state.commit, newest.last.index))
         self._stage(lambda model: setattr(model, "hard_state", state))
         self._wal.stage(state, [])
 
@@ -259,9 +255,7 @@ def _live_until_power_cut(life: Life, wal: Wal) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_every_acknowledged_state_survives_power_cuts(
-    directory: Path, patch: pytest.MonkeyPatch, seed: int
-) -> None:
+def test_every_acknowledged_state_survives_power_cuts(directory: Path, patch: pytest.MonkeyPatch, seed: int) -> None:
     """RF-40, RF-47. Several lives on one log, each ended by a power cut, also while opening."""
     rng = random.Random(seed)
     directory.mkdir()
@@ -288,9 +282,7 @@ def test_every_acknowledged_state_survives_power_cuts(
 
 
 @pytest.mark.parametrize("calls", range(12))
-def test_power_cut_inside_create_leaves_a_log_or_none(
-    directory: Path, patch: pytest.MonkeyPatch, calls: int
-) -> None:
+def test_power_cut_inside_create_leaves_a_log_or_none(directory: Path, patch: pytest.MonkeyPatch, calls: int) -> None:
     for seed in range(6):
         home = directory / str(seed)
         home.mkdir(parents=True)
@@ -321,9 +313,7 @@ def test_any_subset_of_the_sectors_of_the_last_write(directory: Path, tmp_path: 
     save(wal, *entries(3, 9, term=2, size=150), state=HardState(2, 1, 2))
     after = segments(directory)[0].read_bytes()
     abandon(wal)
-    sectors = [
-        at for at in range(0, SEGMENT_BYTES, SECTOR) if before[at : at + SECTOR] != after[at : at + SECTOR]
-    ]
+    sectors = [at for at in range(0, SEGMENT_BYTES, SECTOR) if before[at : at + SECTOR] != after[at : at + SECTOR]]
     assert 3 <= len(sectors) <= 6
     for subset in range(1 << len(sectors)):
         disk = bytearray(before)
@@ -333,9 +323,7 @@ def test_any_subset_of_the_sectors_of_the_last_write(directory: Path, tmp_path: 
         home = copy(directory, tmp_path / "crashed")
         segments(home)[0].write_bytes(disk)
         whole = subset == (1 << len(sectors)) - 1
-        expected = (
-            entries(1, 2, size=150) + entries(3, 9, term=2, size=150) if whole else entries(1, 3, size=150)
-        )
+        expected = entries(1, 2, size=150) + entries(3, 9, term=2, size=150) if whole else entries(1, 3, size=150)
         wal, contents = reopen(home)
         assert contents.entries == expected
         # The log goes on where it now ends, and is whole again.

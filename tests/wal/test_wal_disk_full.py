@@ -117,9 +117,7 @@ def test_full_disk_at_creation(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["fdatasync", "pwritev"])
-def test_failed_flush_is_never_tried_again(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_failed_flush_is_never_tried_again(directory: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """RF-73. After a failed fdatasync the page cache may claim success for data that is gone."""
     wal = create(directory)
     save(wal, entry(1))
@@ -153,9 +151,7 @@ def test_short_write_goes_on_where_it_stopped(directory: Path, monkeypatch: pyte
     assert read(directory).entries == [entry(1), entry(2)]
 
 
-def test_failed_preparation_for_another_reason_stops_the_log(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_preparation_for_another_reason_stops_the_log(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wal = create(directory)
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", failing(errno.EIO))

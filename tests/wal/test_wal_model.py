@@ -51,9 +51,7 @@ class LogBesideList(RuleBasedStateMachine):
     def commit(self, share: float) -> None:
         commit = self.model.hard_state.commit
         self._save_state(
-            self.model.hard_state._replace(
-                commit=commit + int(share * max(0, self.model.last.index - commit))
-            )
+            self.model.hard_state._replace(commit=commit + int(share * max(0, self.model.last.index - commit)))
         )
 
     def _save_state(self, state: HardState) -> None:

@@ -30,11 +30,7 @@ def test_unit_round_trip(
     assert decoded == [record for record in (snapshot, entries, state) if record]
 
 
-@given(
-    header=st.builds(
-        r.SegmentHeader, u64, u64, u64, u32, u32, st.builds(HardState, u64, u64, u64), st.binary()
-    )
-)
+@given(header=st.builds(r.SegmentHeader, u64, u64, u64, u32, u32, st.builds(HardState, u64, u64, u64), st.binary()))
 def test_segment_header_round_trip(header: r.SegmentHeader) -> None:
     assert r.decode_segment_header(r.encode_segment_header(header)) == header
 

@@ -11,15 +11,11 @@ METADATA = b"node 1 of cluster 2"
 
 
 def entry(index: int, term: int = 1, data: bytes = b"") -> Entry:
-    return Entry(
-        term=term, index=index, type=EntryType.NORMAL, data=data or b"entry %d of term %d" % (index, term)
-    )
+    return Entry(term=term, index=index, type=EntryType.NORMAL, data=data or b"entry %d of term %d" % (index, term))
 
 
 def entries(first: int, last: int, term: int = 1, size: int = 0) -> list[Entry]:
-    return [
-        entry(index, term, (b"%d/%d " % (index, term)).ljust(size, b"x")) for index in range(first, last + 1)
-    ]
+    return [entry(index, term, (b"%d/%d " % (index, term)).ljust(size, b"x")) for index in range(first, last + 1)]
 
 
 def create(directory: Path, **options: object) -> Wal:

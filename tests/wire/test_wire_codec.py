@@ -164,12 +164,8 @@ def test_an_entry_costs_what_the_core_counts() -> None:
 
 def test_frozen_bytes() -> None:
     """What is on disks and in older members must stay readable: a new layout needs a new version."""
-    assert encode_hard_state(HardState(2, 3, 4)).hex() == (
-        "01000000000000000200000000000000030000000000000004"
-    )
+    assert encode_hard_state(HardState(2, 3, 4)).hex() == ("01000000000000000200000000000000030000000000000004")
     assert encode_entries([Entry(2, 3, EntryType.CONF_CHANGE, b"ab")]).hex() == (
         "01000000010000000000000002000000000000000301000000026162"
     )
-    assert encode_conf_state(ConfState((7,), auto_leave=True)).hex() == (
-        "010100010000000000000000000000000007"
-    )
+    assert encode_conf_state(ConfState((7,), auto_leave=True)).hex() == ("010100010000000000000000000000000007")

@@ -6,9 +6,7 @@ from raftkv.config.capabilities import Capability
 from raftkv.config.kinds import BOOL, DURATION, INT, LIST, STRING
 from raftkv.config.settings import Group, Setting
 
-DEFAULT_LOG_ROTATION: Final = (
-    '{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}'
-)
+DEFAULT_LOG_ROTATION: Final = '{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}'
 
 COMPACTION: Final = (
     Setting(

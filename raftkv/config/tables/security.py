@@ -31,9 +31,7 @@ def _peer(name: str, kind: Kind, default: str, text: str, *keys: str, experiment
 
 
 SECURITY: Final = (
-    _client(
-        "cert-file", STRING, "", "Certificate shown to clients. Read again at every handshake.", "cert-file"
-    ),
+    _client("cert-file", STRING, "", "Certificate shown to clients. Read again at every handshake.", "cert-file"),
     _client("key-file", STRING, "", "Key of that certificate.", "key-file"),
     _client(
         "trusted-ca-file",
@@ -75,9 +73,7 @@ SECURITY: Final = (
         "CA that the other members' certificates must come from.",
         "trusted-ca-file",
     ),
-    _peer(
-        "peer-client-cert-auth", BOOL, "false", "Every other member needs a certificate.", "client-cert-auth"
-    ),
+    _peer("peer-client-cert-auth", BOOL, "false", "Every other member needs a certificate.", "client-cert-auth"),
     _peer("peer-crl-file", STRING, "", "Revocation list: member certificates to refuse."),
     _peer(
         "peer-cert-allowed-cn",
