@@ -20,6 +20,15 @@ def subject_kind() -> str:
     return kind
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What raftkv does not do yet fails as expected, and fails for good once it does and the mark is still there."""
+    if subject_kind() == "raftkv":
+        for item in items:
+            mark = item.get_closest_marker("not_yet")
+            if mark is not None:
+                item.add_marker(pytest.mark.xfail(strict=True, reason=f"not yet: {mark.args[0]}"))
+
+
 @pytest.fixture(scope="session")
 def etcd_program(tmp_path_factory: pytest.TempPathFactory) -> "Program":
     from helpers import etcd_tools

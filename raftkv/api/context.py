@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from raftkv.api import errors
 from raftkv.api.errors import refuse, status_of
@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     from raftkv.rpc.service import Call
     from raftkv.server import Node
 
+REQUEST_HEADER_BYTES: Final = 18
+"""What etcd's log adds to a request before it compares with --max-request-bytes (LIM-01): the same requests fit."""
+
 
 class ApiContext:
-    __slots__ = ("_applier", "_encoder", "_max_request_bytes", "_proposals", "_propose", "node")
+    __slots__ = ("_applier", "_encoder", "_max_message_bytes", "_propose", "node")
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self._applier = node.applier
         self._encoder = HeaderEncoder(node.cluster_id, node.member_id)
-        self._max_request_bytes = node.config.max_request_bytes
+        self._max_message_bytes = node.config.max_request_bytes - REQUEST_HEADER_BYTES
         self._propose = node.propose
 
     def header(self, revision: int) -> bytes:
@@ -38,8 +41,10 @@ class ApiContext:
 
     def propose(self, call: Call, kind: int, message: bytes, finish: Callable[[Call, Any], None] | None = None) -> None:
         """Have the request applied; `finish(call, result)` answers, by default with header and body."""
-        if len(message) > self._max_request_bytes:
+        if len(message) > self._max_message_bytes:
             refuse(call, errors.REQUEST_TOO_LARGE)
+            return
+        if not self.node.leader_id and not self.unless_no_leader(call):
             return
         self._propose(kind, message, finish or self.finish, call)
 

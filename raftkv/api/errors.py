@@ -26,7 +26,6 @@ VALUE_PROVIDED: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: value is prov
 LEASE_PROVIDED: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: lease is provided")
 TOO_MANY_OPS: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: too many operations in txn request")
 DUPLICATE_KEY: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request")
-INVALID_CLIENT_API_VERSION: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: invalid client api version")
 INVALID_SORT_OPTION: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: invalid sort option")
 COMPACTED: Final = Status(Code.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted")
 FUTURE_REVISION: Final = Status(Code.OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision")

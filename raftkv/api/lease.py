@@ -95,7 +95,7 @@ class LeaseService:
         except Exception as damage:
             self._context.refuse_malformed(call, damage)
             return
-        ids = self._node.lessor.ids()
+        ids = self._node.lessor.ids(self._node.now())
         messages = (rpc_pb2.LeaseStatus(ID=each).SerializeToString() for each in ids)
         call.reply(self._context.header_now() + b"".join(framed(b"\x12", each) for each in messages))
 

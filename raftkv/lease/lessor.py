@@ -154,9 +154,11 @@ class Lessor:
         """Granted TTL. Raises LeaseNotFound."""
         return self._lease(lease_id).ttl_s
 
-    def ids(self) -> list[int]:
+    def ids(self, now_s: float) -> list[int]:
         """All leases: on the leader those that run out first come first, those that tie and elsewhere all as they were
         granted (L-34)."""
+        if self._clock is not None:
+            self._started_clock(now_s)
         return [lease.id for lease in sorted(self._leases.values(), key=lambda lease: lease.expires_at_s)]
 
     # --- the leader's clock ---------------------------------------------------------------------------------

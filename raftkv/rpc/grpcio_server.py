@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+MAX_PENDING_REQUESTS: Final = 50_000
+"""grpcio's own default is 1000."""
+
+
 def server_options(limits: Limits) -> list[tuple[str, int]]:
     """Channel arguments that make grpcio keep etcd's promises (PY-01)."""
     interval_ms = int(limits.keepalive_interval_s * 1000) or 2**31 - 1
@@ -45,6 +49,9 @@ def server_options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", int(limits.keepalive_timeout_s * 1000)),
         ("grpc.max_concurrent_streams", min(limits.max_concurrent_streams, 2**31 - 1)),
         ("grpc.so_reuseport", 0),
+        # Above the first number calls waiting to be picked up are dropped at random; a burst is no reason to.
+        ("grpc.server.max_pending_requests", MAX_PENDING_REQUESTS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_REQUESTS),
     ]
 
 

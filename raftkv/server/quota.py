@@ -28,12 +28,20 @@ class Quota:
         self.disk_is_full = False
         """The last try to reserve blocks failed. Tried again by `retry`."""
         self.headroom_bytes = 0
-        """What a request may cost and still be within the quota."""
+        """What a request may cost and surely be within the quota."""
         self.update()
 
     def allows(self, cost_bytes: int) -> bool:
         """AL-22: a request that adds nothing is always within the quota."""
-        return cost_bytes < self.headroom_bytes or not cost_bytes
+        return cost_bytes < self.headroom_bytes or not cost_bytes or self._allows_measured(cost_bytes)
+
+    def _allows_measured(self, cost_bytes: int) -> bool:
+        """What is open was only reckoned, and too high: commit it, and look how large the file has really become."""
+        if not self._backend.open_bytes:
+            return False
+        self._backend.commit()
+        self.update()
+        return cost_bytes < self.headroom_bytes
 
     def update(self) -> None:
         """After every commit."""

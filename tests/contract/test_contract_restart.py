@@ -45,7 +45,7 @@ def test_the_revision_survives_a_compacted_tombstone(
     assert connected(server).revision() == now + 1
 
 
-@pytest.mark.beyond_etcd("what 3.5.1 sends depends on which of its parts stops first")
+@pytest.mark.beyond_etcd("etcd has no --rpc-server flag")
 @pytest.mark.parametrize("rpc_server", ["native", "grpcio"])
 def test_streams_end_so_that_clients_come_back(
     start_server: StartServer, connected: Connected, rpc_server: str

@@ -60,7 +60,7 @@ def test_no_progress_before_the_start_revision(client: Client, prefix: bytes) ->
         assert stream.next().header.revision == now + 2
 
 
-@pytest.mark.beyond_etcd("W-72: wrong before 3.5.8")
+@pytest.mark.beyond_etcd("W-72: in 3.5.1 progress overtakes events")
 def test_progress_never_overtakes_events(client: Client, prefix: bytes) -> None:
     """W-72: what was written up to the progress revision is on the stream before it."""
     count = 400
@@ -78,7 +78,7 @@ def test_progress_never_overtakes_events(client: Client, prefix: bytes) -> None:
                 seen += 1
             else:
                 progress += 1
-                assert answer.header.revision == seen
+                assert answer.header.revision <= seen
         writer.join()
     assert progress
 

@@ -60,10 +60,15 @@ def cases(scenarios: Iterable[Scenario]) -> list[Any]:
     names = [scenario.name for scenario in table]
     assert len(set(names)) == len(names), "two scenarios have one name"
     return [
-        pytest.param(version, scenario, id=f"{scenario.name}-{version}", marks=[_SLOW] if scenario.slow else [])
+        pytest.param(version, scenario, id=f"{scenario.name}-{version}", marks=_marks(scenario))
         for scenario in table
         for version in scenario.tools
     ]
+
+
+def _marks(scenario: Scenario) -> list[pytest.MarkDecorator]:
+    marks = [_SLOW] if scenario.slow else []
+    return [*marks, pytest.mark.not_yet(scenario.not_yet)] if scenario.not_yet else marks
 
 
 def make_level(pair: Pair) -> None:

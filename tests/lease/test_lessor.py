@@ -84,7 +84,7 @@ def test_grant_refusals_change_nothing_l02_l03(disk: Disk, lessor: Lessor) -> No
         lessor.grant(disk.txn, 8, MAX_TTL_S + 1)
     with pytest.raises(LeaseNotFound):
         lessor.grant(disk.txn, 0, 10)
-    assert (lessor.ids(), lessor.ttl_s(7), lessor.granted) == ([7], MAX_TTL_S, 1)
+    assert (lessor.ids(0.0), lessor.ttl_s(7), lessor.granted) == ([7], MAX_TTL_S, 1)
 
 
 # --- keys ---------------------------------------------------------------------------------------------------
@@ -247,16 +247,18 @@ def test_reused_id_is_a_lease_of_its_own(disk: Disk, lessor: Lessor) -> None:
 def test_leases_are_listed_by_remaining_time_on_the_leader_l34(disk: Disk, lessor: Lessor) -> None:
     for lease_id, ttl_s in ((1, 30), (2, 10), (3, 20)):
         lessor.grant(disk.txn, lease_id, ttl_s)
-    assert lessor.ids() == [1, 2, 3]
+    assert lessor.ids(0.0) == [1, 2, 3]
     lessor.promote(0.0, 1.0)
-    assert lessor.ids() == [2, 3, 1]
+    assert lessor.ids(0.0) == [2, 3, 1]
     lessor.renew(2, 10.5)
-    assert lessor.ids() == [2, 3, 1]
+    assert lessor.ids(10.5) == [2, 3, 1]
     lessor.renew(2, 10.9)
     lessor.renew(3, 0.95)
-    assert lessor.ids() == [2, 3, 1]
+    assert lessor.ids(10.9) == [2, 3, 1]
+    lessor.grant(disk.txn, 4, 5)
+    assert lessor.ids(11.0) == [4, 2, 3, 1], "a lease counts from the first look at the clock, which this is"
     lessor.demote()
-    assert lessor.ids() == [1, 2, 3]
+    assert lessor.ids(12.0) == [1, 2, 3, 4]
 
 
 def test_renewing_touches_no_heap(disk: Disk, lessor: Lessor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,7 +220,7 @@ class LessorBesideModel(RuleBasedStateMachine):
     @invariant()
     def same_leases_and_keys(self) -> None:
         assert len(self.lessor) == len(self.ttls)
-        assert sorted(self.lessor.ids()) == sorted(self.ttls)
+        assert sorted(self.lessor.ids(self.now)) == sorted(self.ttls)
         with self.env.begin() as txn:
             for lease_id, ttl_s in self.ttls.items():
                 assert lease_id in self.lessor
