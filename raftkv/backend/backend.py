@@ -44,7 +44,7 @@ MAP_SIZE_BYTES: Final = 64 << 30
 MAX_PINS: Final = 1000
 """Bound of concurrent pins and hot copies; one more raises TooManyPinsError."""
 
-MAX_OPEN_PAGES: Final = 40_000
+MAX_OPEN_PAGES: Final = 100_000
 """LMDB gives up (MDB_TXN_FULL) at 131,071 dirty pages in one transaction."""
 MAX_OPEN_BYTES: Final = 32 << 20
 SPLITS_BYTES: Final = 1 << 20
@@ -300,7 +300,7 @@ class Backend:
     @property
     def commit_due(self) -> bool:
         """The open transaction has grown enough; LMDB bounds how many pages one may dirty."""
-        return self._open_pages >= MAX_OPEN_PAGES or self._open_bytes >= MAX_OPEN_BYTES
+        return self._open_growth(0, 0) >= MAX_OPEN_PAGES * self._page_size or self._open_bytes >= MAX_OPEN_BYTES
 
     def _note_commit(self) -> None:
         info = self._env.info()

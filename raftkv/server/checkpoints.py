@@ -1,7 +1,8 @@
 """Durable checkpoints of the store, and the log that they make superfluous (design §5).
 
-Once a second, if something was applied: pin a snapshot on the loop, sync it in a thread, let the older pin go. Then the
-WAL and the in-memory log need to reach back only to that checkpoint, and a little further for slow followers (RF-43).
+Every few seconds, or sooner when much was written: pin a snapshot on the loop, sync it in a thread, let the older pin
+go. Then the WAL needs to reach back only to that checkpoint. A page that was written is synced once per checkpoint,
+however often it changed; so the interval trades work on the disk for log to replay after a crash.
 Owns when; how is the backend's.
 """
 
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from raftkv.backend import Backend, Checkpoint
-    from raftkv.raft import MemoryStorage
     from raftkv.wal import Wal
 
 _log = logging.getLogger(__name__)
 
-INTERVAL_S: Final = 1.0
+INTERVAL_S: Final = 5.0
+"""So a restart after `kill -9` replays the writes of five seconds at most: a second or two of work."""
+LOG_BYTES: Final = 64 << 20
+"""... and no more log than this, one segment: with large values it fills in less than five seconds."""
 
 
 class Checkpoints:
@@ -33,10 +36,10 @@ class Checkpoints:
         "_loop",
         "_on_failed",
         "_paused",
-        "_storage",
         "_syncing",
         "_threads",
         "_wal",
+        "log_bytes",
     )
 
     def __init__(
@@ -44,14 +47,12 @@ class Checkpoints:
         loop: asyncio.AbstractEventLoop,
         backend: Backend,
         wal: Wal,
-        storage: MemoryStorage,
         catchup_entries: int,
         on_failed: Callable[[Exception], None],
     ) -> None:
         self._loop = loop
         self._backend = backend
         self._wal = wal
-        self._storage = storage
         self._catchup_entries = catchup_entries
         self._on_failed = on_failed
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -60,11 +61,16 @@ class Checkpoints:
         self._syncing: asyncio.Future[None] | None = None
         self._paused = False
         self._last_s = loop.time()
+        self.log_bytes = 0
+        """Flushed since the last checkpoint began; the owner counts."""
 
     def on_tick(self, now: float) -> None:
-        if self._paused or self._checkpoint is not None or now - self._last_s < INTERVAL_S:
+        if self._paused or self._checkpoint is not None:
+            return
+        if now - self._last_s < INTERVAL_S and self.log_bytes < LOG_BYTES:
             return
         self._last_s = now
+        self.log_bytes = 0
         checkpoint = self._backend.begin_checkpoint()
         if checkpoint is not None:
             self._checkpoint = checkpoint
@@ -79,10 +85,7 @@ class Checkpoints:
         if failure is not None:
             self._note_failure(checkpoint, failure)
             return
-        keep_from = self._backend.durable_index - self._catchup_entries
-        if keep_from > self._storage.first_index():
-            self._storage.compact(keep_from)
-            self._wal.release_before(keep_from)
+        self._wal.release_before(self._backend.durable_index - self._catchup_entries)
 
     def _note_failure(self, checkpoint: Checkpoint, failure: BaseException) -> None:
         if checkpoint.trusted:

@@ -88,9 +88,7 @@ class Node:
         self._rawnode = rawnode
         self._reads = Reads(rawnode)
         self._ready_loop = ReadyLoop(loop, rawnode, booted.storage, booted.wal, self._proposals, self)
-        self._checkpoints = Checkpoints(
-            loop, self.backend, booted.wal, booted.storage, self._catchup_entries(), self.on_fatal
-        )
+        self._checkpoints = Checkpoints(loop, self.backend, booted.wal, self._catchup_entries(), self.on_fatal)
         self.compactor = Compactor(
             loop,
             self.backend,
@@ -121,7 +119,7 @@ class Node:
         )
 
     def _catchup_entries(self) -> int:
-        """Log kept behind a checkpoint for slow followers (RF-43); a member without followers needs none."""
+        """Log kept for slow followers, behind what is applied and behind a checkpoint (RF-43); without any, none."""
         return 0 if self._conf_state.voters == (self.member_id,) else self.config.snapshot_catchup_entries
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -200,6 +198,7 @@ class Node:
             self._reads.on_tick(now, self.config.request_timeout_s, RequestTimedOut())
             self._leases.on_tick(now)
             self._checkpoints.on_tick(now)
+            self._trim_log()
             if now - self._last_space_check_s >= 1.0:
                 self._last_space_check_s = now
                 self._check_space()
@@ -208,6 +207,13 @@ class Node:
         except Exception as failure:
             self.on_fatal(failure)
         self._ready_loop.schedule()
+
+    def _trim_log(self) -> None:
+        """Of the log in memory; on disk it reaches back to the last checkpoint."""
+        storage = self._booted.storage
+        keep_from = self.applier.index - self._catchup_entries()
+        if keep_from > storage.first_index():
+            storage.compact(keep_from)
 
     def _check_space(self) -> None:
         wal = self._booted.wal
@@ -345,7 +351,8 @@ class Node:
     def on_proposal_dropped(self, number: int) -> None:
         self._proposals.fail_batch(number, ProposalLost())
 
-    def on_flushed(self, result: FlushResult) -> None: ...
+    def on_flushed(self, result: FlushResult) -> None:
+        self._checkpoints.log_bytes += result.bytes_written
 
 
 class _CatchUp:

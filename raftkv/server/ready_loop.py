@@ -5,7 +5,8 @@ Order within one turn (raft.Ready says why each step may stand where it does):
 1. what waits in the queue becomes log entries, if no flush is under way;
 2. messages leave; entries and hard state are staged, and one flush begins;
 3. while the disk works, committed entries are applied and their clients answered;
-4. when the flush is done, the core hears of it, and what had to wait for the disk leaves.
+4. when the flush is done, the core hears of it, and what had to wait for the disk leaves; where applying takes longer
+   than flushing, step 3 comes before the next step 1.
 
 Owns the core, the in-memory log and the WAL with its thread. Decides nothing about requests or members.
 """
@@ -13,6 +14,7 @@ Owns the core, the in-memory log and the WAL with its thread. Decides nothing ab
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from raftkv.raft import NOBODY, ProposalDropped
@@ -48,6 +50,7 @@ class Owner(Protocol):
 
 class ReadyLoop:
     __slots__ = (
+        "_apply_s",
         "_loop",
         "_owner",
         "_paused",
@@ -82,6 +85,8 @@ class ReadyLoop:
         """Staged in the WAL, waiting for the next flush; in order."""
         self._saving: list[Ready] = []
         """Being flushed; in order, all before `_staged`."""
+        self._apply_s = 0.0
+        """How long the last batch took to apply and answer."""
         self._scheduled = False
         self._paused = False
         """Nothing is taken from the core, so nothing is applied. Proposals gather in their bounded queue."""
@@ -104,12 +109,16 @@ class ReadyLoop:
             self._loop.call_soon(self.turn)
 
     def turn(self) -> None:
+        """Make log entries of what waits, and do all that the core wants done."""
         self._scheduled = False
         if self._stopped or self._paused:
             return
+        if not self._thread.busy:
+            self._propose()
+        self._obey_all()
+
+    def _obey_all(self) -> None:
         try:
-            if not self._thread.busy:
-                self._propose()
             while self.rawnode.has_ready() and not self._wal.backlogged:
                 self._obey(self.rawnode.ready())
         except Exception as failure:
@@ -139,8 +148,10 @@ class ReadyLoop:
             self._saving, self._staged = self._staged, []
             self._thread.kick()
         if ready.committed_entries:
+            started_s = perf_counter()
             self._owner.on_committed(ready.committed_entries)
             self.rawnode.advance_apply(ready.committed_entries[-1].index)
+            self._apply_s = perf_counter() - started_s
         if ready.read_states:
             self._owner.on_read_states(ready.read_states)
 
@@ -154,7 +165,13 @@ class ReadyLoop:
             self.rawnode.advance_append(ready)
             assert not ready.messages_after_sync, "a lone voter has nobody to promise anything to"
         self._owner.on_flushed(result)
-        self.turn()
+        if result.write_s + result.sync_s >= self._apply_s:
+            self.turn()
+        elif not (self._stopped or self._paused):
+            # Applying takes longer than the disk does, so having it work meanwhile would win little. Apply and answer
+            # first: who is answered asks again, and the next batch is as large as it can be (docs/adr/0004).
+            self._obey_all()
+            self._loop.call_soon(self.schedule)  # not `schedule`: the answers leave, and sockets are read, in between
 
     def stop(self) -> None:
         """Finish the flush under way, then flush what is staged: an unacknowledged entry may as well be durable."""
