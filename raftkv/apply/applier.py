@@ -1,8 +1,8 @@
 """Committed entries in, results out: the only room that joins the state machines below.
 
 Deterministic: the same entries give the same state and the same results on every member (RF-52). No clock, no chance,
-no local setting decides anything here. Owns the write transaction of a batch and the consistent index in it, so that
-each entry takes effect exactly once over crashes (RF-50).
+no local setting decides anything here. Owns the consistent index, which every commit carries, so that each entry takes
+effect exactly once over crashes (RF-50).
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Applier:
             Kind.CLUSTER_VERSION: self._set_cluster_version,
         }
         self._handlers = self._normal
+        backend.before_commit = self._before_commit
 
     def load(self) -> None:
         """Take the state from the backend: after opening it, and after installing a snapshot."""
@@ -118,16 +119,17 @@ class Applier:
         try:
             writer = self._writer = self._store.writer(txn)
             applied = [self._apply_entry(entry) for entry in entries if entry.index > self.index]
-            txn.put(
-                Meta.CONSISTENT_INDEX,
-                pack_consistent_index(self.index, self.term),
-                db=self._backend.tables.meta,
-            )
             writer.finish()
         except BaseException:
             self._backend.abort()
             raise
         return applied, writer.events
+
+    def _before_commit(self, txn: WriteTxn) -> None:
+        """What a commit must carry: how far it goes, exactly (RF-50), and what the store holds back between commits."""
+        self._store.flush(txn)
+        index = pack_consistent_index(self.index, self.term)
+        txn.put(Meta.CONSISTENT_INDEX, index, db=self._backend.tables.meta)
 
     def _apply_entry(self, entry: Entry) -> Applied:
         assert entry.index == self.index + 1, "entries are applied in order, each once"
@@ -164,7 +166,8 @@ class Applier:
         else:
             prev_frame = writer.put(request.key, request.value, lease)
             body = prev_frame if prev_frame is not None and request.prev_kv else b""
-        self._move_leases()
+        if writer.lease_moves:
+            self._move_leases()
         return writer.end(), body
 
     def _delete_range(self, message: bytes) -> tuple[int, bytes]:

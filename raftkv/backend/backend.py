@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -101,6 +102,7 @@ class Backend:
         "_step_bytes",
         "_txn_id",
         "_write",
+        "before_commit",
         "durable_index",
         "recovered",
         "size_bytes",
@@ -142,6 +144,8 @@ class Backend:
         self._pins: dict[ReadPin, None] = {}  # oldest first
         self._defragmentation: Defragmentation | None = None
         self._distrusted = False
+        self.before_commit: Callable[[WriteTxn], None] | None = None
+        """Given by whoever writes: called with each transaction before its commit, for what only a commit needs."""
         self._write: WriteTxn | None = None
         """Open, with what was written since the last commit."""
         self._open_bytes = 0
@@ -283,6 +287,8 @@ class Backend:
         txn = self._write
         if txn is None:
             return
+        if self.before_commit is not None:
+            self.before_commit(txn)
         self._write = None
         txn.commit()
         if self._read is not None:

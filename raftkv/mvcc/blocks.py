@@ -25,6 +25,8 @@ from raftkv.mvcc.userkeys import FIRST_KEY, walk
 TARGET_ENTRIES: Final = 256
 """What a split leaves per block. A block is split above twice this, and counting an edge walks at most that
 much."""
+FLUSH_CHANGES: Final = 2048
+"""Creations and deletions after which the table is brought up to date before the commit: a few milliseconds of work."""
 
 COUNTERS: Final = Struct(">II")
 """live, entries: value in `blocks`."""
@@ -33,7 +35,7 @@ COUNTERS: Final = Struct(">II")
 class Blocks:
     """The counters as of the newest write, committed or not."""
 
-    __slots__ = ("_dirty", "_split_above", "_tables", "_target", "entries", "live", "starts")
+    __slots__ = ("_changes", "_dirty", "_split_above", "_tables", "_target", "entries", "live", "starts")
 
     def __init__(self, tables: Tables, target_entries: int = TARGET_ENTRIES) -> None:
         self._tables = tables
@@ -47,6 +49,8 @@ class Blocks:
         self._split_above: list[int] = [2 * target_entries]
         """Entries above which a split is tried; raised where keys share their first KEY_CHUNK bytes and
         cannot part."""
+        self._changes = 0
+        """Since the last flush."""
         self._dirty: set[bytes] = set()
         """Starts of the blocks that differ from the table."""
 
@@ -78,6 +82,12 @@ class Blocks:
         self.live[at] += live
         self.entries[at] += entries
         self._dirty.add(starts[at])
+        self._changes += 1
+
+    @property
+    def flush_due(self) -> bool:
+        """So much has changed that a block may have to be split; splitting one later would take longer."""
+        return self._changes >= FLUSH_CHANGES
 
     def total(self) -> int:
         return sum(self.live)
@@ -104,8 +114,7 @@ class Blocks:
         return end is None or (last < len(self.starts) and self.starts[last] == end)
 
     def flush(self, txn: WriteTxn) -> None:
-        """Brings the table up to date, splitting and merging what grew or shrank. Before the batch is
-        committed."""
+        """Brings the table up to date, splitting and merging what grew or shrank. Before every commit."""
         for start in sorted(self._dirty):
             at = bisect_left(self.starts, start)
             if at == len(self.starts) or self.starts[at] != start:
@@ -117,6 +126,7 @@ class Blocks:
             else:
                 self._store(txn, at)
         self._dirty.clear()
+        self._changes = 0
 
     def _fits_left(self, at: int) -> bool:
         entries = self.entries[at]

@@ -85,6 +85,10 @@ class Store:
         """The writer of one apply batch. One at a time."""
         return Writer(self, txn)
 
+    def flush(self, txn: WriteTxn) -> None:
+        """Writes what is kept in memory between commits (block counters). Before every commit, in its transaction."""
+        self.blocks.flush(txn)
+
     def check_readable(self, revision: int) -> None:
         """Raises CompactedError or FutureRevisionError (RNG-04); 0 and below mean current."""
         if revision > self.current_revision:

@@ -6,7 +6,7 @@ through the Writer see what was written before them (TXN-41).
 
 A change writes, in this order of tables: `current` (the new record), `history` (the superseded revision, if
 there was one), `events` (appended). What the batch changed is left in `events` and `lease_moves` for the
-watch hub and the lessor; `finish` writes the block counters and must come before the commit.
+watch hub and the lessor; `finish` ends the batch, and `Store.flush` must come before the commit.
 
 If the transaction is aborted, the Store that handed out the Writer is ahead of the disk and must be loaded
 again. Knows nothing of leases' existence (PUT-02) or permissions: apply has checked them.
@@ -222,8 +222,9 @@ class Writer:
         return scan.result()
 
     def finish(self) -> None:
-        """Writes what the batch still holds back (block counters). Once, before the commit."""
-        self._blocks.flush(self._txn)
+        """Ends the batch. What the store still holds back is written by `Store.flush`, before the commit."""
+        if self._blocks.flush_due:
+            self._blocks.flush(self._txn)
         store = self._store
         store.puts += self.puts
         store.deletes += self.deletes

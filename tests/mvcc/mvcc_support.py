@@ -68,6 +68,7 @@ class Disk:
             writer = self.store.writer(txn)
             yield writer
             writer.finish()
+            self.store.flush(txn)
 
     def put(self, key: bytes, value: bytes = b"v", lease: int = 0) -> int:
         """One request of one put; its revision."""

@@ -113,6 +113,7 @@ class StoreBesideHistory(RuleBasedStateMachine):
             before = len(self.model.writes)
             moves = [move for ops in batch for move in self._request(writer, ops)]
             writer.finish()
+            self.disk.store.flush(txn)
         assert writer.lease_moves == moves
         self._check_published(writer, self.model.writes[before:])
 

@@ -37,6 +37,7 @@ class Member:
                     writer.put(key, value)
             writer.end()
         writer.finish()
+        self.store.flush(txn)
         self.backend.commit()
         self.hub.publish(writer.events)
 
