@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S: Final = 0.0005
-"""How long the loop may keep the interpreter from the WAL thread once a flush has returned. The default of
+"""How long the loop may keep the interpreter from a thread whose system call has returned. The default of
 5 ms would be the most of a put's latency under load."""
 
 GC_THRESHOLD: Final = 50_000

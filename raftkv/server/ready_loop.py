@@ -8,7 +8,7 @@ Order within one turn (raft.Ready says why each step may stand where it does):
 4. when the flush is done, the core hears of it, and what had to wait for the disk leaves; where applying takes longer
    than flushing, step 3 comes before the next step 1.
 
-Owns the core, the in-memory log and the WAL with its thread. Decides nothing about requests or members.
+Owns the core, the in-memory log and the WAL with its flusher. Decides nothing about requests or members.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from raftkv.raft import NOBODY, ProposalDropped
-from raftkv.server.wal_thread import WalThread
+from raftkv.server.flusher import Flusher
+from raftkv.wal import KernelSync
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +52,7 @@ class Owner(Protocol):
 class ReadyLoop:
     __slots__ = (
         "_apply_s",
+        "_flusher",
         "_loop",
         "_owner",
         "_paused",
@@ -60,7 +62,6 @@ class ReadyLoop:
         "_staged",
         "_stopped",
         "_storage",
-        "_thread",
         "_wal",
         "rawnode",
     )
@@ -80,7 +81,7 @@ class ReadyLoop:
         self._wal = wal
         self._proposals = proposals
         self._owner = owner
-        self._thread = WalThread(loop, wal, self._on_flushed, owner.on_fatal)
+        self._flusher = Flusher(loop, wal, self._on_flushed, owner.on_fatal, KernelSync.open())
         self._staged: list[Ready] = []
         """Staged in the WAL, waiting for the next flush; in order."""
         self._saving: list[Ready] = []
@@ -113,7 +114,7 @@ class ReadyLoop:
         self._scheduled = False
         if self._stopped or self._paused:
             return
-        if not self._thread.busy:
+        if not self._flusher.busy:
             self._propose()
         self._obey_all()
 
@@ -144,9 +145,9 @@ class ReadyLoop:
         if ready.needs_save:
             self._wal.stage(ready.hard_state, ready.entries)
             self._staged.append(ready)
-        if self._staged and not self._thread.busy:
+        if self._staged and not self._flusher.busy:
             self._saving, self._staged = self._staged, []
-            self._thread.kick()
+            self._flusher.kick()
         if ready.committed_entries:
             started_s = perf_counter()
             self._owner.on_committed(ready.committed_entries)
@@ -176,6 +177,6 @@ class ReadyLoop:
     def stop(self) -> None:
         """Finish the flush under way, then flush what is staged: an unacknowledged entry may as well be durable."""
         self._stopped = True
-        self._thread.stop()
+        self._flusher.stop()
         if self._staged:
             self._wal.flush()

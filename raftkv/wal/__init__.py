@@ -9,13 +9,16 @@ from raftkv.wal.errors import (
     WalMetadataError,
     WalMissingError,
 )
+from raftkv.wal.kernel_sync import UNSUPPORTED, KernelSync
 from raftkv.wal.reader import SegmentReport, TornTail, WalContents, verify
 from raftkv.wal.records import LogPosition
 from raftkv.wal.wal import SEGMENT_BYTES, FlushResult, Wal
 
 __all__ = [
     "SEGMENT_BYTES",
+    "UNSUPPORTED",
     "FlushResult",
+    "KernelSync",
     "LogPosition",
     "SegmentReport",
     "TornTail",

@@ -111,6 +111,11 @@ class SegmentPool:
         """All blocks for the next segment are reserved."""
         return self._spare or self._descriptor is not None
 
+    @property
+    def has_work(self) -> bool:
+        """`step` would do something."""
+        return not (self._spare or self.failed) and (self._descriptor is None or self._zeroed < self.segment_bytes)
+
     def recycle(self, path: Path) -> None:
         """Take a released segment out of the log: kept as the spare when there is none, deleted otherwise."""
         if self._spare or path.stat().st_size != self.segment_bytes:

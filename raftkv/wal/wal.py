@@ -7,6 +7,8 @@ Knows no Raft: it stores entries and hard states without judging them. The bytes
 Two threads use a Wal, and no lock is needed between them:
   - the loop calls `stage`, which only encodes and appends to the pending list;
   - the WAL thread calls `flush` and, when the result has been handed back, `maintain`.
+While the WAL thread has nothing to do, the loop may take its side for one flush: `begin_flush` writes and leaves the
+sync to the caller, who reports it with `end_flush`.
 Every field below belongs to one side, which alone writes it. The pending list is shared: the loop appends
 at its end, the WAL thread removes from its front, and each is a single list operation.
 """
@@ -44,6 +46,9 @@ MAX_STAGED_BYTES: Final = 64 << 20
 """Bound of what waits for a flush. What Raft has handed out cannot be refused, so `stage` takes it still; but
 when `backlogged`, the server takes no further Ready from the core until a flush has returned."""
 
+MAX_INLINE_BYTES: Final = 1 << 20
+"""What `begin_flush` writes on the loop: a copy into the page cache, a fraction of a millisecond."""
+
 MAX_UNIT_BYTES: Final = 16 << 20
 """A larger `stage` is written as several units, so that it needs no segment of its own."""
 
@@ -72,6 +77,7 @@ class Wal:
     """An open log. Made by `create` or `open`; afterwards see the module about who may call what."""
 
     __slots__ = (
+        "_begun",
         "_broken",
         "_chain",
         "_descriptor",
@@ -137,6 +143,8 @@ class Wal:
         """The last frame is a SEAL: closing again has nothing to add."""
         self._unsynced = False
         """Written since the last fdatasync."""
+        self._begun: FlushResult | None = None
+        """Between `begin_flush` and `end_flush`."""
         self._broken = False
         """A write or sync failed, or was interrupted. What is on disk is unknown until it is read again."""
 
@@ -311,10 +319,53 @@ class Wal:
             if with_sync:
                 self._sync()
         except OSError as error:
-            raise from_os_error(error, f"writing to {self._segments[-1].path(self._directory)}") from error
+            raise self._failed(error) from error
         self._broken = False
         self._flushed_bytes += sum(len(unit.payload) for unit in units)
         return FlushResult(written, wrote - started, perf_counter() - wrote if with_sync else 0.0)
+
+    def begin_flush(self) -> int | None:
+        """Write everything staged, and return the descriptor that the caller has to fdatasync; then `end_flush`.
+
+        None: this flush is not of that kind (large, ends the segment, needs no sync) and nothing was done: call `flush`
+        in the WAL thread. Raises WalFullError or WalIoError; the log is unusable then.
+        """
+        count = len(self._pending)
+        units = self._pending[:count]
+        size_bytes = sum(len(unit.payload) for unit in units)
+        with_sync = not self._no_sync and any(unit.must_sync for unit in units)
+        if not with_sync or size_bytes > MAX_INLINE_BYTES or not self._fits(size_bytes):
+            return None
+        self._claim()
+        del self._pending[:count]
+        started = perf_counter()
+        try:
+            written = self._write(units)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._flushed_bytes += size_bytes
+        self._begun = FlushResult(written, perf_counter() - started, 0.0)
+        return self._descriptor
+
+    def end_flush(self, sync_s: float, error: OSError | None) -> FlushResult:
+        """The caller's fdatasync after `begin_flush` took so long, or failed: then raises WalIoError."""
+        assert self._begun is not None, "no flush has begun"
+        begun, self._begun = self._begun, None
+        if error is not None:
+            raise self._failed(error) from error
+        self._unsynced = False
+        self._synced = self._offset
+        self._broken = False
+        return begun._replace(sync_s=sync_s)
+
+    def _failed(self, error: OSError) -> WalIoError:
+        return from_os_error(error, f"writing to {self._segments[-1].path(self._directory)}")
+
+    @property
+    def maintenance_due(self) -> bool:
+        """`maintain` has something to do. Read by the loop, while the WAL thread has nothing to do."""
+        released = len(self._segments) > 1 and self._segments[1].first_index <= self._release_index
+        return released or self._pool.has_work
 
     def maintain(self) -> bool:
         """One bounded step of housekeeping: drop released segments, prepare the next one. True: call again.
