@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from raftkv.api import errors
 from raftkv.api.errors import refuse, status_of
 from raftkv.api.txn_check import (
     check_delete_range,
@@ -18,8 +19,10 @@ from raftkv.api.txn_check import (
     is_serializable,
 )
 from raftkv.apply import PUT_OVERHEAD_BYTES, Kind, run_read_only_txn, txn_cost
+from raftkv.backend import BackendError
 from raftkv.mvcc import MvccError, RangeQuery
 from raftkv.pb import rpc_pb2
+from raftkv.rpc.codes import Code
 from raftkv.rpc.service import Service
 
 if TYPE_CHECKING:
@@ -141,23 +144,27 @@ class KV:
         if error is not None:
             refuse(call, status_of(error))
             return
-        store = self._store
-        revision = store.current_revision
+        store, backend = self._store, self._node.backend
+        header = self._context.header(store.current_revision)
         try:
             query = RangeQuery.from_request(request)
             if query.point:
-                call.reply(self._context.header(revision) + store.range(self._node.backend.read(), query).body)
+                call.reply(header + store.range(backend.read(), query).body)
                 return
-            pin = self._node.backend.pin()
-            try:
-                scan = store.scan(pin.txn, query)
-            except BaseException:
-                pin.close()
-                raise
+            scan = store.scan(backend.read(), query)
         except MvccError as refusal:
             refuse(call, status_of(refusal))
             return
-        self._node.slices.add(LongRange(call, self._context.header(revision), scan, pin))
+        if scan.step():  # most fit into one slice
+            call.reply(header + scan.result().body)
+            return
+        try:
+            pin = backend.pin()
+        except BackendError as failure:
+            call.fail(Code.RESOURCE_EXHAUSTED, f"{errors.TOO_MANY_REQUESTS.text}: {failure}")
+            return
+        scan.txn = pin.txn  # the same state: nothing was written since the first slice
+        self._node.slices.add(LongRange(call, header, scan, pin))
 
     def _read_txn(self, context: tuple[Call, rpc_pb2.TxnRequest], error: Exception | None) -> None:
         call, request = context
