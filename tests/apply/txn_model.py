@@ -14,14 +14,6 @@ KeyValue = kv_pb2.KeyValue
 State = dict[bytes, KeyValue]
 
 
-class Refused(Exception):
-    """Carries the type that the real thing raises."""
-
-    def __init__(self, error: type[Exception]) -> None:
-        super().__init__(error)
-        self.error = error
-
-
 @dataclass
 class Model:
     revision: int = 1
@@ -30,11 +22,13 @@ class Model:
     past: dict[int, State] = field(default_factory=lambda: {1: {}})
     """Main revision -> all live keys then."""
 
-    def txn(self, request: rpc_pb2.TxnRequest) -> tuple[int, rpc_pb2.TxnResponse]:
-        """(revision for the top header, response without it). Raises Refused, nothing being changed then."""
+    def txn(self, request: rpc_pb2.TxnRequest) -> tuple[int, rpc_pb2.TxnResponse] | type[Exception]:
+        """(revision for the top header, response without it), or what it is refused with, nothing being changed then."""
         before = self.past[self.revision]
         plan = _plan(before, request)
-        self._check(before, plan)
+        refusal = self._refusal(before, plan)
+        if refusal is not None:
+            return refusal
         run = _Run(self, dict(before))
         response = run.txn(plan)
         if run.changed:
@@ -42,21 +36,25 @@ class Model:
             self.past[self.revision] = run.now
         return self.revision, response
 
-    def _check(self, before: State, plan: _Plan) -> None:
+    def _refusal(self, before: State, plan: _Plan) -> type[Exception] | None:
         """TXN-42 to TXN-44; TXN-43: the plan has no operation of a branch that is not taken."""
         for name, op in plan.ops:
+            refusal: type[Exception] | None = None
             if name == "request_txn":
-                self._check(before, op)
+                refusal = self._refusal(before, op)
             elif name == "request_put":
                 if op.lease != 0 and op.lease not in self.leases:
-                    raise Refused(LeaseNotFound)
-                if (op.ignore_value or op.ignore_lease) and op.key not in before:
-                    raise Refused(KeyNotFoundError)
+                    refusal = LeaseNotFound
+                elif (op.ignore_value or op.ignore_lease) and op.key not in before:
+                    refusal = KeyNotFoundError
             elif name == "request_range":
                 if op.revision > self.revision:
-                    raise Refused(FutureRevisionError)
-                if 0 < op.revision < self.compacted:
-                    raise Refused(CompactedError)
+                    refusal = FutureRevisionError
+                elif 0 < op.revision < self.compacted:
+                    refusal = CompactedError
+            if refusal is not None:
+                return refusal
+        return None
 
 
 @dataclass

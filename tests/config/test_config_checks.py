@@ -42,7 +42,7 @@ def test_defaults_start() -> None:
     assert config.max_recv_bytes == 2 * 2**20
     assert config.cors == config.host_whitelist == {"*"}
     assert [str(url) for url in config.initial_cluster["default"]] == ["http://localhost:2380"]
-    assert notices(config) == ["the member has the default name; name every member of a cluster differently"]
+    assert notices(config) == []
 
 
 def test_defaults_that_follow_other_settings() -> None:
@@ -316,3 +316,9 @@ def test_kubeadms_static_pod() -> None:
     )
     assert not secure.client_tls.is_empty
     assert secure.peer_tls.trusted_ca_file == "ca.crt"
+
+
+def test_the_default_name_is_mentioned_where_another_member_may_have_it() -> None:
+    cluster = "--initial-cluster=default=http://localhost:2380,b=http://localhost:2382"
+    (notice,) = notices(load([cluster], {}, unsupported={}))
+    assert "default name" in notice
