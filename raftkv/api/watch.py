@@ -128,6 +128,8 @@ class WatchStream:
             self._refuse_creation(COMPACTED.text)
             return
         self._ids[watch_id] = watcher
+        if create.watch_id == 0:
+            self._next_id = watch_id + 1
         if create.fragment:
             self._fragmented.add(watch_id)
         if create.progress_notify:
@@ -137,10 +139,10 @@ class WatchStream:
         self._context.node.wake_watchers()
 
     def _pick_id(self) -> int:
+        """One that is free; taken only when the watcher exists, so a refused creation leaves no gap (W-05)."""
         while self._next_id in self._ids:
             self._next_id += 1
-        self._next_id += 1
-        return self._next_id - 1
+        return self._next_id
 
     def _refuse_creation(self, reason: str) -> None:
         self._send(
@@ -203,12 +205,15 @@ class WatchStream:
     def _fragments(self, head: bytes, batch: EventBatch) -> Iterator[bytes]:
         """Pieces below the limit, cut between events, all but the last marked (W-80, W-81)."""
         limit = self._context.node.config.max_recv_bytes
+        if len(head) + len(batch.body) < limit:
+            yield head + batch.body
+            return
         piece: list[bytes] = []
-        size = len(head)
+        size = head_bytes = len(head) + len(_FRAGMENT)
         for entry in batch.entries:
             if piece and size + len(entry) >= limit:
                 yield head + _FRAGMENT + b"".join(piece)
-                piece, size = [], len(head)
+                piece, size = [], head_bytes
             piece.append(entry)
             size += len(entry)
         yield head + b"".join(piece)

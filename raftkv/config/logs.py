@@ -159,8 +159,10 @@ def setup(log: LogConfig, environ: Mapping[str, str] = os.environ) -> list[loggi
 
 def teardown(handlers: list[logging.Handler]) -> None:
     """Takes back `setup`: the handlers write what they still hold and are closed."""
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
     for handler in handlers:
-        logging.getLogger().removeHandler(handler)
+        root.removeHandler(handler)
         handler.close()
     logging.captureWarnings(False)
 

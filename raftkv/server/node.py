@@ -64,7 +64,7 @@ class Node:
         self.alarms = booted.alarms
         self.applier = booted.applier
         self.hub = WatchHub(self.store, self.backend.tables)
-        self.slices = Slices(loop)
+        self.slices = Slices(loop, self.on_fatal)
         self.quota = Quota(self.backend, config.quota_backend_bytes)
         self.leader_id = NOBODY
         self.min_lease_ttl_s = min_ttl_s(config.election_ticks, config.heartbeat_interval_ms)
@@ -165,6 +165,8 @@ class Node:
         """Answer who still waits, make everything durable, let go of the files."""
         if self._tick_timer is not None:
             self._tick_timer.cancel()
+        self.slices.stop()
+        self.compactor.pause()
         self._ready_loop.stop()
         self._proposals.fail_all(Stopped())
         self._reads.fail_all(Stopped())

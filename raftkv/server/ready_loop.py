@@ -114,16 +114,16 @@ class ReadyLoop:
         self._scheduled = False
         if self._stopped or self._paused:
             return
-        if not self._flusher.busy:
-            self._propose()
-        self._obey_all()
-
-    def _obey_all(self) -> None:
         try:
-            while self.rawnode.has_ready() and not self._wal.backlogged:
-                self._obey(self.rawnode.ready())
+            if not self._flusher.busy:
+                self._propose()
+            self._obey_all()
         except Exception as failure:
             self._owner.on_fatal(failure)
+
+    def _obey_all(self) -> None:
+        while self.rawnode.has_ready() and not self._wal.backlogged:
+            self._obey(self.rawnode.ready())
 
     def _propose(self) -> None:
         """Only while no flush is under way: what arrives during one makes a single batch (group commit)."""
@@ -157,6 +157,23 @@ class ReadyLoop:
             self._owner.on_read_states(ready.read_states)
 
     def _on_flushed(self, result: FlushResult) -> None:
+        try:
+            self._note_saved()
+            self._owner.on_flushed(result)
+            if self._stopped or self._paused:
+                return
+            if result.write_s + result.sync_s < self._apply_s:
+                # Applying takes longer than the disk does, so having it work meanwhile would win little. Apply and
+                # answer first: who is answered asks again, and the next batch is as large as it can be (docs/adr/0004).
+                self._obey_all()
+                self._loop.call_soon(self.schedule)  # one poll later: the answers leave, and sockets are read
+                return
+        except Exception as failure:
+            self._owner.on_fatal(failure)
+            return
+        self.turn()
+
+    def _note_saved(self) -> None:
         saved, self._saving = self._saving, []
         for ready in saved:
             # The in-memory log first: `advance_append` lets the core forget its own copy of these entries.
@@ -165,14 +182,6 @@ class ReadyLoop:
             self._storage.append(ready.entries)
             self.rawnode.advance_append(ready)
             assert not ready.messages_after_sync, "a lone voter has nobody to promise anything to"
-        self._owner.on_flushed(result)
-        if result.write_s + result.sync_s >= self._apply_s:
-            self.turn()
-        elif not (self._stopped or self._paused):
-            # Applying takes longer than the disk does, so having it work meanwhile would win little. Apply and answer
-            # first: who is answered asks again, and the next batch is as large as it can be (docs/adr/0004).
-            self._obey_all()
-            self._loop.call_soon(self.schedule)  # not `schedule`: the answers leave, and sockets are read, in between
 
     def stop(self) -> None:
         """Finish the flush under way, then flush what is staged: an unacknowledged entry may as well be durable."""

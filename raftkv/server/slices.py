@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 
 class Task(Protocol):
     def step(self) -> bool:
-        """Do one slice; True while more remains. Raising ends the program: it is a mistake of ours."""
+        """Do one slice; True while more remains. Raising ends the member: what a client may cause is caught inside."""
 
 
 class Slices:
-    __slots__ = ("_loop", "_scheduled", "_tasks")
+    __slots__ = ("_loop", "_on_failed", "_scheduled", "_tasks")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_failed: Callable[[Exception], None]) -> None:
         self._loop = loop
+        self._on_failed = on_failed
         self._tasks: deque[Task] = deque()
         """Round robin. Bounded by those who add: at most one per open request, and the node's own few."""
         self._scheduled = False
@@ -41,7 +43,18 @@ class Slices:
 
     def _turn(self) -> None:
         self._scheduled = False
+        if not self._tasks:
+            return
         task = self._tasks.popleft()
-        if task.step():
+        try:
+            more = task.step()
+        except Exception as failure:
+            self._on_failed(failure)
+            return
+        if more:
             self._tasks.append(task)
         self._schedule()
+
+    def stop(self) -> None:
+        """Forget all tasks: the node ends, and those they work for have been told."""
+        self._tasks.clear()

@@ -23,7 +23,7 @@ class Model:
     """Main revision -> all live keys then."""
 
     def txn(self, request: rpc_pb2.TxnRequest) -> tuple[int, rpc_pb2.TxnResponse] | type[Exception]:
-        """(revision for the top header, response without it), or what it is refused with, nothing being changed then."""
+        """(revision for the top header, response without it); or what it is refused with, and nothing has changed."""
         before = self.past[self.revision]
         plan = _plan(before, request)
         refusal = self._refusal(before, plan)

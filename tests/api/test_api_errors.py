@@ -1,0 +1,94 @@
+"""Codes and texts that clients match on to the letter (contract section 9, ER-01)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from api_support import FakeCall
+
+from raftkv import apply, lease, membership, mvcc
+from raftkv.api import errors
+from raftkv.api.errors import Status, refuse, status_of
+from raftkv.rpc.codes import Code
+from raftkv.server import errors as node
+
+TABLE = {
+    "EMPTY_KEY": (3, "etcdserver: key is not provided"),
+    "KEY_NOT_FOUND": (3, "etcdserver: key not found"),
+    "VALUE_PROVIDED": (3, "etcdserver: value is provided"),
+    "LEASE_PROVIDED": (3, "etcdserver: lease is provided"),
+    "TOO_MANY_OPS": (3, "etcdserver: too many operations in txn request"),
+    "DUPLICATE_KEY": (3, "etcdserver: duplicate key given in txn request"),
+    "INVALID_SORT_OPTION": (3, "etcdserver: invalid sort option"),
+    "COMPACTED": (11, "etcdserver: mvcc: required revision has been compacted"),
+    "FUTURE_REVISION": (11, "etcdserver: mvcc: required revision is a future revision"),
+    "NO_SPACE": (8, "etcdserver: mvcc: database space exceeded"),
+    "LEASE_NOT_FOUND": (5, "etcdserver: requested lease not found"),
+    "LEASE_EXISTS": (9, "etcdserver: lease already exists"),
+    "LEASE_TTL_TOO_LARGE": (11, "etcdserver: too large lease TTL"),
+    "MEMBER_NOT_FOUND": (5, "etcdserver: member not found"),
+    "MEMBER_EXISTS": (9, "etcdserver: member ID already exist"),
+    "PEER_URL_EXISTS": (9, "etcdserver: Peer URLs already exists"),
+    "REQUEST_TOO_LARGE": (3, "etcdserver: request is too large"),
+    "TOO_MANY_REQUESTS": (8, "etcdserver: too many requests"),
+    "NO_LEADER": (14, "etcdserver: no leader"),
+    "LEADER_CHANGED": (14, "etcdserver: leader changed"),
+    "STOPPED": (14, "etcdserver: server stopped"),
+    "TIMED_OUT": (14, "etcdserver: request timed out"),
+    "CORRUPT": (15, "etcdserver: corrupt cluster"),
+    "BAD_LEADER_TRANSFEREE": (9, "etcdserver: bad leader transferee"),
+    "NOT_PRIMARY_LESSOR": (2, "not a primary lessor"),
+    "PROPOSAL_DROPPED": (2, "raft proposal dropped"),
+}
+
+BY_TYPE: dict[type[Exception], str] = {
+    apply.NoSpaceAlarm: "NO_SPACE",
+    apply.CorruptAlarm: "CORRUPT",
+    mvcc.KeyNotFoundError: "KEY_NOT_FOUND",
+    mvcc.CompactedError: "COMPACTED",
+    mvcc.FutureRevisionError: "FUTURE_REVISION",
+    lease.LeaseNotFound: "LEASE_NOT_FOUND",
+    lease.LeaseExists: "LEASE_EXISTS",
+    lease.LeaseTTLTooLarge: "LEASE_TTL_TOO_LARGE",
+    membership.MemberNotFound: "MEMBER_NOT_FOUND",
+    membership.MemberRemoved: "MEMBER_NOT_FOUND",
+    membership.MemberExists: "MEMBER_EXISTS",
+    membership.PeerURLExists: "PEER_URL_EXISTS",
+    node.RequestTimedOut: "TIMED_OUT",
+    node.TooManyRequests: "TOO_MANY_REQUESTS",
+    node.LeaderChanged: "LEADER_CHANGED",
+    node.ProposalLost: "PROPOSAL_DROPPED",
+    node.NoLeader: "NO_LEADER",
+    node.Stopped: "STOPPED",
+}
+
+
+def test_every_row_has_the_contracts_code_and_text() -> None:
+    rows = {name: value for name, value in vars(errors).items() if isinstance(value, Status)}
+    assert {name: (int(row.code), row.text) for name, row in rows.items()} == TABLE
+
+
+@pytest.mark.parametrize(("kind", "name"), BY_TYPE.items(), ids=lambda each: getattr(each, "__name__", ""))
+def test_a_domain_error_goes_out_as_its_row(kind: type[Exception], name: str) -> None:
+    error: Any = kind.__new__(kind)
+    code, text = TABLE[name]
+    assert status_of(error) == (code, text)
+
+
+def test_every_result_of_applying_has_a_row() -> None:
+    """What is refused at apply reaches a client through the table alone."""
+    for family in (apply.ApplyError, membership.MembershipError):
+        assert set(family.__subclasses__()) <= BY_TYPE.keys()
+
+
+def test_an_error_without_a_row_shows_its_own_text() -> None:
+    """G-57."""
+    assert status_of(RuntimeError("what happened")) == (Code.UNKNOWN, "what happened")
+    assert status_of(RuntimeError()) == (Code.UNKNOWN, "RuntimeError")
+
+
+def test_refusing_ends_the_call_with_the_row() -> None:
+    call: Any = FakeCall()
+    refuse(call, errors.EMPTY_KEY)
+    assert call.failure == (Code.INVALID_ARGUMENT, "etcdserver: key is not provided")
