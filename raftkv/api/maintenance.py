@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftkv.api.errors import BAD_LEADER_TRANSFEREE, NO_LEADER, refuse, status_of
+from raftkv.api.errors import BAD_LEADER_TRANSFEREE, NO_LEADER, TOO_MANY_REQUESTS, refuse, status_of
 from raftkv.api.snapshot import SnapshotStream
 from raftkv.apply import Kind
 from raftkv.backend import BackendError
@@ -108,7 +108,11 @@ class Maintenance:
         except Exception as damage:
             self._context.refuse_malformed(call, damage)
             return
-        pin = self._node.backend.pin()
+        try:
+            pin = self._node.backend.pin()
+        except BackendError as failure:
+            call.fail(Code.RESOURCE_EXHAUSTED, f"{TOO_MANY_REQUESTS.text}: {failure}")
+            return
         header = self._context.header_now()
         try:
             scan = self._node.store.hash_scan(pin.txn, request.revision)

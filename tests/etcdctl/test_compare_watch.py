@@ -91,7 +91,7 @@ SCENARIOS = (
             Ctl("put w/end end"),
             *(
                 step
-                for fmt, last in (("json", "dy9lbmQ="), ("fields", '"w/end"'))
+                for fmt, last in (("json", "dy9lbmQ="), ("fields", '"end"\n"Lease" : 0'))
                 for step in (
                     Start(f"watch w/ --prefix --rev={{+1}} --prev-kv -w {fmt}"),
                     Until(last),
