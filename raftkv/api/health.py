@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from raftkv.api.errors import STOPPED, Status, refuse
 from raftkv.pb import health_pb2
 from raftkv.rpc.codes import Code
 from raftkv.rpc.service import Call, Service
@@ -10,8 +13,20 @@ _Status = health_pb2.HealthCheckResponse
 
 
 class Health:
+    def __init__(self) -> None:
+        self._streams: dict[HealthWatch, None] = {}
+
     def service(self) -> Service:
-        return Service("grpc.health.v1.Health").unary("Check", self.check).server_stream("Watch", HealthWatch)
+        return Service("grpc.health.v1.Health").unary("Check", self.check).server_stream("Watch", self.watch)
+
+    def watch(self, call: Call) -> HealthWatch:
+        stream = HealthWatch(call, self._streams.pop)
+        self._streams[stream] = None
+        return stream
+
+    def end_streams(self) -> None:
+        for stream in list(self._streams):
+            stream.end(STOPPED)
 
     def check(self, call: Call, message: bytes) -> None:
         try:
@@ -28,8 +43,12 @@ class Health:
 class HealthWatch:
     """One status at once, and the stream stays open: the status does not change while the node serves."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, forget: Callable[[HealthWatch, None], object]) -> None:
         self._call = call
+        self._forget = forget
+
+    def end(self, status: Status) -> None:
+        refuse(self._call, status)
 
     def on_message(self, message: bytes) -> None:
         try:
@@ -42,6 +61,7 @@ class HealthWatch:
 
     def on_half_close(self) -> None: ...
 
-    def on_closed(self) -> None: ...
+    def on_closed(self) -> None:
+        self._forget(self, None)
 
     def on_writable(self) -> None: ...

@@ -82,8 +82,10 @@ class KV:
         refused = check_delete_range(request)
         if refused is not None:
             refuse(call, refused)
-            return
-        self._context.propose(call, Kind.DELETE_RANGE, message)
+        elif not self._node.room_to_delete(request.key, request.range_end):
+            self._context.refuse_no_space(call)
+        else:
+            self._context.propose(call, Kind.DELETE_RANGE, message)
 
     def txn(self, call: Call, message: bytes) -> None:
         try:

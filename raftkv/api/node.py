@@ -96,6 +96,7 @@ class Api:
         self._context = ApiContext(node)
         self._watch = WatchService(self._context)
         self._lease = LeaseService(self._context)
+        self._health = Health()
         node.on_tick(self._watch.on_tick)
 
     def routes(self) -> Routes:
@@ -108,11 +109,11 @@ class Api:
                 self._lease.service(),
                 Cluster(context).service(),
                 Maintenance(context).service(),
-                Health().service(),
+                self._health.service(),
             )
         )
 
     def end_streams(self) -> None:
         """Streams would last for ever; tell their clients to go on elsewhere (ER-03)."""
-        self._watch.end_streams()
-        self._lease.end_streams()
+        for each in (self._watch, self._lease, self._health):
+            each.end_streams()

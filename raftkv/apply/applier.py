@@ -15,7 +15,7 @@ from raftkv.apply.alarms import CORRUPT, NOSPACE, Alarms
 from raftkv.apply.batch import Kind, count_requests, decode_batch
 from raftkv.apply.errors import ApplyError, CorruptAlarm, MalformedEntry, NoSpaceAlarm
 from raftkv.apply.quota import txn_cost
-from raftkv.backend import Meta
+from raftkv.backend import SPLITS_BYTES, Meta
 from raftkv.backend.schema import pack_consistent_index, unpack_consistent_index
 from raftkv.lease import LeaseError, LeaseNotFound, Lessor
 from raftkv.membership import Members, MembershipError
@@ -39,6 +39,7 @@ REFUSALS: Final = (ApplyError, MvccError, LeaseError, MembershipError)
 
 COPIES_OF_VALUE: Final = 3
 """A value stands in `current` and in `events`; the third part is what large values waste at the end of their pages."""
+PAGE_BYTES: Final = 4096
 PAGES_PER_REQUEST: Final = 4
 """Leaves that a put copies, in `current`, `history`, `events` and one more for a block counter or a lease."""
 
@@ -63,7 +64,7 @@ class Applier:
         self._members = members
         self._alarms = alarms
         self.index = 0
-        """Index of the last applied entry (the consistent index); its effect is committed in the backend."""
+        """Index of the last applied entry (the consistent index); its effect is in the backend, committed or open."""
         self.term = 0
         """Term of that entry (G-12)."""
         self.cluster_version = ""
@@ -100,8 +101,7 @@ class Applier:
     def growth(entries: Sequence[Entry]) -> tuple[int, int]:
         """What applying these may add to the file: (bytes of values, pages touched), for `Backend.reserve_batch`.
 
-        An estimate on the high side for puts. Deletes of long intervals are not bounded by their size and live from
-        what the quota keeps reserved.
+        An estimate on the high side for single puts; what else a request may touch is reserved when it is applied.
         """
         data_bytes = requests = 0
         for entry in entries:
@@ -120,8 +120,8 @@ class Applier:
             writer = self._writer = self._store.writer(txn)
             applied = [self._apply_entry(entry) for entry in entries if entry.index > self.index]
             writer.finish()
-        except BaseException:
-            self._backend.abort()
+        except Exception as failure:
+            self._backend.poison(failure)
             raise
         return applied, writer.events
 
@@ -171,7 +171,9 @@ class Applier:
         return writer.end(), body
 
     def _delete_range(self, message: bytes) -> tuple[int, bytes]:
-        body = transactions.delete(self._writer, rpc_pb2.DeleteRangeRequest.FromString(message))
+        request = rpc_pb2.DeleteRangeRequest.FromString(message)
+        self._reserve_deletes(request)
+        body = transactions.delete(self._writer, request)
         self._move_leases()
         return self._writer.end(), body
 
@@ -179,9 +181,29 @@ class Applier:
         writer = self._writer
         choice = transactions.choose(writer, rpc_pb2.TxnRequest.FromString(message))
         transactions.check(writer, self._store, self._lessor, choice)
+        self._reserve_txn(choice)
         body = transactions.run(writer, choice)
         self._move_leases()
         return writer.end(), body
+
+    def _reserve_txn(self, choice: transactions.Choice) -> None:
+        """`growth` counts a transaction as one request."""
+        self._backend.reserve_more(PAGES_PER_REQUEST * len(choice.steps))
+        for field, message in choice.steps:
+            if field == "request_delete_range":
+                self._reserve_deletes(message)
+            elif field == "request_txn":
+                self._reserve_txn(message)
+
+    def _reserve_deletes(self, request: rpc_pb2.DeleteRangeRequest) -> None:
+        """`growth` does not know how many keys an interval has. Without blocks for them the disk would kill us."""
+        if request.range_end:
+            self._backend.reserve_more(PAGES_PER_REQUEST * self._store.most_keys(request.key, request.range_end))
+
+    def deletion_bytes(self, key: bytes, range_end: bytes) -> int:
+        """What deleting an interval may add to the file, at most: a transaction copies each page once."""
+        pages = PAGES_PER_REQUEST * self._store.most_keys(key, range_end)
+        return min(pages * PAGE_BYTES, self._backend.size_bytes) + SPLITS_BYTES
 
     def _compact(self, message: bytes) -> tuple[int, bytes]:
         self._store.schedule_compaction(self._txn, rpc_pb2.CompactionRequest.FromString(message).revision)
@@ -202,7 +224,9 @@ class Applier:
 
     def _lease_revoke(self, message: bytes) -> tuple[int, bytes]:
         """Delete all attached keys, sorted, in one revision, and the lease with them (L-11)."""
-        for key in self._lessor.revoke(self._txn, rpc_pb2.LeaseRevokeRequest.FromString(message).ID):
+        keys = self._lessor.revoke(self._txn, rpc_pb2.LeaseRevokeRequest.FromString(message).ID)
+        self._backend.reserve_more(PAGES_PER_REQUEST * len(keys))
+        for key in keys:
             self._writer.delete_range(key, b"")
         self._writer.lease_moves.clear()  # the lease took its attachments along
         return self._writer.end(), b""

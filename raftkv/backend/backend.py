@@ -97,6 +97,7 @@ class Backend:
         "_page_size",
         "_path",
         "_pins",
+        "_poisoned",
         "_read",
         "_reservation",
         "_step_bytes",
@@ -104,6 +105,7 @@ class Backend:
         "_write",
         "before_commit",
         "durable_index",
+        "on_failed",
         "recovered",
         "size_bytes",
         "tables",
@@ -146,6 +148,9 @@ class Backend:
         self._distrusted = False
         self.before_commit: Callable[[WriteTxn], None] | None = None
         """Given by whoever writes: called with each transaction before its commit, for what only a commit needs."""
+        self.on_failed: Callable[[Exception], None] | None = None
+        """Told once writing has failed for good."""
+        self._poisoned: Exception | None = None
         self._write: WriteTxn | None = None
         """Open, with what was written since the last commit."""
         self._open_bytes = 0
@@ -259,7 +264,7 @@ class Backend:
         if self._defragmentation is not None:
             self.abandon_defragment(self._defragmentation)
         try:
-            if not self._distrusted:
+            if not (self._distrusted or self._poisoned):
                 self.commit()
                 checkpoint = self._new_checkpoint(clean=True)
                 checkpoint.sync()
@@ -279,22 +284,46 @@ class Backend:
         """
         txn = self._write
         if txn is None:
+            self._refuse_if_poisoned()
             txn = self._write = self._env.begin(write=True)
         return txn
 
     def commit(self) -> None:
         """Makes what is open, if anything, the newest snapshot; it survives the process. Ends `read`'s transaction."""
+        self._refuse_if_poisoned()
         txn = self._write
         if txn is None:
             return
-        if self.before_commit is not None:
-            self.before_commit(txn)
-        self._write = None
-        txn.commit()
+        try:
+            if self.before_commit is not None:
+                self.before_commit(txn)
+            self._write = None
+            txn.commit()
+        except Exception as failure:
+            # Whoever asked (a long read, perhaps) may answer it as an error of its own and go on. Nothing else may.
+            self.poison(failure)
+            raise BackendError(f"{self._path}: a commit failed: {failure}; restart this member") from failure
         if self._read is not None:
             self._read.abort()
             self._read = None
         self._note_commit()
+
+    def poison(self, failure: Exception) -> None:
+        """What is open cannot be committed, and those who wrote it are ahead of the disk: drop it, and accept no more.
+
+        Otherwise a later commit would carry their consistent index without their data, and the log would not replay
+        it. Tells `on_failed`. The last commit stands; the next start replays from there.
+        """
+        self._poisoned = self._poisoned or failure
+        self.abort()
+        if self.on_failed is not None:
+            self.on_failed(failure)
+
+    def _refuse_if_poisoned(self) -> None:
+        if self._poisoned is not None:
+            raise BackendError(
+                f"{self._path}: takes no writes after a failure; restart this member"
+            ) from self._poisoned
 
     def abort(self) -> None:
         """Undoes everything since the last commit: several batches, perhaps. What was loaded must be reloaded."""
@@ -370,6 +399,11 @@ class Backend:
             self.commit()  # what is open may have taken less than was reckoned
             self._must_have(self._open_growth(value_bytes, pages))
         self._open_bytes += value_bytes
+        self._open_pages += pages
+
+    def reserve_more(self, pages: int) -> None:
+        """In the middle of a batch: room for copies of so many pages more. Raises NoSpaceError."""
+        self._must_have(self._open_growth(0, pages))
         self._open_pages += pages
 
     def _open_growth(self, value_bytes: int, pages: int) -> int:

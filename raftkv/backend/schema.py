@@ -77,6 +77,8 @@ class Meta:
     """U64: rolling hash of the applied entries, as of the consistent index."""
     CONF_STATE: Final = b"conf_state"
     """ConfState bytes, as `wire` encodes them."""
+    LOG_CREATED: Final = b"log_created"
+    """b"\\x01" once this store has a log beside it: a store with the mark and no log has lost it."""
     CURRENT_REVISION: Final = b"current_revision"
     """U64. Newest main revision, if it is not visible in `events` (a compaction may have emptied them)."""
     COMPACT_SCHEDULED: Final = b"compact_scheduled"

@@ -48,9 +48,8 @@ class Reservation:
             raise NoSpaceError(f"the map ends at {self._limit_bytes} bytes, {needed_bytes} are needed")
         for target in (min(needed_bytes + self._step_bytes, self._limit_bytes), needed_bytes):
             try:
-                # From the old end, not from 0, so that the cost is that of the new blocks alone. Called with
-                # no write transaction open: where the file system cannot do this, libc writes a byte per
-                # block.
+                # From the old end, not from 0, so that the cost is that of the new blocks alone, and because where the
+                # file system cannot do this, libc writes a byte per block: no open transaction reaches that far.
                 os.posix_fallocate(self._fd, self.reserved_bytes, target - self.reserved_bytes)
             except OSError as error:
                 if error.errno not in _FULL:

@@ -92,6 +92,12 @@ class Blocks:
     def total(self) -> int:
         return sum(self.live)
 
+    def most(self, start: bytes, end: bytes | None) -> int:
+        """Live keys in all blocks that [start, end) touches."""
+        first = bisect_right(self.starts, start or FIRST_KEY) - 1
+        last = len(self.starts) if end is None else bisect_left(self.starts, end)
+        return sum(self.live[first:last])
+
     def plan(self, start: bytes, end: bytes | None) -> tuple[int, list[tuple[bytes, bytes | None]]]:
         """(live keys in the blocks wholly inside [start, end), the edges left to be walked)."""
         starts = self.starts

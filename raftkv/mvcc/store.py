@@ -85,6 +85,10 @@ class Store:
         """The writer of one apply batch. One at a time."""
         return Writer(self, txn)
 
+    def most_keys(self, key: bytes, range_end: bytes) -> int:
+        """An upper bound of the live keys in an interval, from the block counters alone."""
+        return self.blocks.most(*interval(key, range_end))
+
     def flush(self, txn: WriteTxn) -> None:
         """Writes what is kept in memory between commits (block counters). Before every commit, in its transaction."""
         self.blocks.flush(txn)

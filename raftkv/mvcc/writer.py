@@ -129,13 +129,13 @@ class Writer:
             self._created = b"\x10" + encoded + self._mod + b"\x01"
         self._sub = sub + 1
         if old is not None and len(old) > HEADER_BYTES:
-            _, _, create, version, old_lease = _unpack_header(old)
+            mod, _, create, version, old_lease = _unpack_header(old)
             version += 1
             prev = old[HEADER_BYTES:]
             numbers = b"\x10" + number(create) + self._mod + number(version)
             frame = put_frame(key, numbers, value, lease)
         else:
-            create, version, old_lease, prev = main, 1, 0, None
+            mod, create, version, old_lease, prev = 0, main, 1, 0, None
             frame = put_frame(key, self._created, value, lease)
             self._blocks.change(key, 1, old is None)
         header = _pack_header(main, sub, create, version, lease)
@@ -148,7 +148,8 @@ class Writer:
         # The header begins with the revision, in the bytes of a key of `events`.
         is_new = self._append_event(header[:REVISION_BYTES], frame, True, True, True)
         assert is_new, "a revision is used twice: the store was not loaded after an abort"
-        self._changes.append((key, frame, prev, prev is None, False))
+        told = prev if prev is None or mod != main else self._prev_before(key)
+        self._changes.append((key, frame, told, prev is None, False))
         if lease != old_lease:
             self.lease_moves.append((key, old_lease, lease))
         self.puts += 1
@@ -196,11 +197,15 @@ class Writer:
         is_new = self._append_event(header[:REVISION_BYTES], event, True, True, True)
         assert is_new, "a revision is used twice: the store was not loaded after an abort"
         self._blocks.change(key, -1, 0)
-        self._changes.append((key, event, old[HEADER_BYTES:], False, True))
-        old_lease = _unpack_header(old)[4]
+        mod, _, _, _, old_lease = _unpack_header(old)
+        self._changes.append((key, event, old[HEADER_BYTES:] if mod != main else self._prev_before(key), False, True))
         if old_lease:
             self.lease_moves.append((key, old_lease, 0))
         self.deletes += 1
+
+    def _prev_before(self, key: bytes) -> bytes | None:
+        """The frame from before this revision, of a key that it has put: what a watcher calls previous (W-53)."""
+        return next(prev for changed, _, prev, _, _ in self._changes if changed == key)
 
     def get(self, key: bytes) -> KeyState | None:
         """The key as it is now, with the changes of this request; None when it is not alive."""

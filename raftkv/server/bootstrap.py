@@ -1,8 +1,8 @@
 """From a data directory to the parts of a node: made new, or found again.
 
 A new data directory is made in an order that a crash may interrupt anywhere: the store first, with the members and an
-empty log's position, then the log. The log is what tells that a member exists (F-70): without it, a store in which
-nothing was applied is left over from such a crash and is made again.
+empty log's position, then the log, then the mark in the store that there is one. The log is what tells that a member
+exists (F-70): without it, a store without the mark is left over from such a crash and is made again.
 Owns the lock on the directory (F-75). Starts nothing and knows no event loop.
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from raftkv.apply import Alarms, Applier
 from raftkv.backend import Backend, BackendError, Meta
-from raftkv.backend.schema import pack_u64
+from raftkv.backend.schema import pack_u64, unpack_u64
 from raftkv.config import StartError
 from raftkv.lease import Lessor
 from raftkv.membership import Member, Members, cluster_id, member_id
@@ -89,7 +89,15 @@ def boot(config: Config) -> Booted:
             "Give --data-dir a directory that this user may write to",
         ) from failure
     try:
-        return _open(config, member_dir / "snap", lock)
+        return _open_or_explain(config, member_dir / "snap", lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _open_or_explain(config: Config, store_dir: Path, lock: DirectoryLock) -> Booted:
+    try:
+        return _open(config, store_dir, lock)
     except WalCorruptError as damage:
         raise StartError(
             str(damage),
@@ -99,9 +107,6 @@ def boot(config: Config) -> Booted:
         raise StartError(str(failure), "Make room on the disk: the log needs 64 MiB, the store as much") from failure
     except (WalError, BackendError, OSError) as failure:
         raise StartError(f"the data in {config.data_dir} cannot be opened: {failure}") from failure
-    except BaseException:
-        lock.release()
-        raise
 
 
 def _open(config: Config, store_dir: Path, lock: DirectoryLock) -> Booted:
@@ -117,9 +122,18 @@ def _open(config: Config, store_dir: Path, lock: DirectoryLock) -> Booted:
         raise StartError(f"the log in {config.wal_dir} was not written by this raftkv", "Use the version that wrote it")
     backend = Backend.open(store_dir)
     tables = backend.tables
+    if backend.read().get(Meta.LOG_CREATED, db=tables.meta) is None:
+        backend.begin_write().put(Meta.LOG_CREATED, b"\x01", db=tables.meta)
+        backend.commit()
     store, lessor, members, alarms = Store(tables), Lessor(tables), Members(tables), Alarms(tables)
     applier = Applier(backend, store, lessor, members, alarms)
     applier.load()
+    owner = [unpack_u64(backend.read().get(key, bytes(8), tables.meta)) for key in (Meta.MEMBER_ID, Meta.CLUSTER_ID)]
+    if owner != list(ids[1:]):
+        raise StartError(
+            f"the log in {config.wal_dir} and the store in {store_dir} belong to different members",
+            "If --wal-dir was changed, change it back; otherwise restore this member from a backup",
+        )
     _refuse_mismatch(contents, applier, config)
     raw_conf_state = backend.read().get(Meta.CONF_STATE, db=tables.meta)
     if raw_conf_state is None:
@@ -132,13 +146,16 @@ def _open(config: Config, store_dir: Path, lock: DirectoryLock) -> Booted:
 
 
 def _refuse_lost_log(config: Config, store_dir: Path) -> None:
-    """A store that has applied something belongs to a log; starting a new log beside it would reuse its past."""
+    """A store that ever had a log belongs to it; starting a new log beside it would reuse its past.
+
+    What it has applied does not tell: its first writes may have been in an open transaction, and in the log alone.
+    """
     if not store_dir.exists():
         return
     backend = Backend.open(store_dir)
-    index = backend.recovered.consistent_index
+    had_log = backend.read().get(Meta.LOG_CREATED, db=backend.tables.meta) is not None
     backend.close()
-    if index:
+    if had_log:
         raise StartError(
             f"there is a store in {store_dir} but no log in {config.wal_dir}",
             "If --wal-dir was changed, change it back; otherwise restore this member from a backup",

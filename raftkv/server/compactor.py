@@ -111,7 +111,10 @@ class Compactor:
     def _delete_slice(self) -> bool:
         self._backend.reserve_batch(0, PAGES_PER_EVENT * self._slice_events)
         try:
-            return self._store.compaction.step(self._backend.begin_write(), self._slice_events)
-        except BaseException:
-            self._backend.abort()
+            done = self._store.compaction.step(self._backend.begin_write(), self._slice_events)
+        except Exception as failure:
+            self._backend.poison(failure)
             raise
+        if self._backend.commit_due or (done and self._waiting):
+            self._backend.commit()  # who waits is told that the deletion is committed (CMP-06)
+        return done

@@ -50,6 +50,7 @@ class Flusher:
         "_thread_jobs",
         "_wal",
         "busy",
+        "failed",
     )
 
     def __init__(
@@ -70,6 +71,8 @@ class Flusher:
             loop.add_reader(kernel.fileno(), self._on_synced)
         self.busy = False
         """A flush is under way. Set by `kick`, cleared before `on_flushed`; stays set after a failure."""
+        self.failed = False
+        """A flush has failed. What is on disk is unknown until it is read again."""
         self._stopped = False
         self._syncing: tuple[int, float] | None = None
         """(descriptor, since when) of the kernel's sync under way."""
@@ -88,25 +91,39 @@ class Flusher:
             try:
                 descriptor = self._wal.begin_flush()
             except Exception as failure:
-                self._on_failed(failure)
+                self._fail(failure)
                 return
             if descriptor is not None:
                 self._sync(self._kernel, descriptor)
                 return
         self._give(self._flush)
 
-    def stop(self) -> None:
-        """Let what is under way come to its end, then end the thread. Nothing is reported any more. Blocks."""
+    def stop(self) -> bool:
+        """Let what is under way come to its end, then end the thread. Nothing is reported any more. Blocks.
+
+        False: a flush has failed, and nothing may be written to this log.
+        """
         self._stopped = True
+        sound = not self.failed
         if self._kernel is not None:
             self._loop.remove_reader(self._kernel.fileno())
+            self._kernel.close()  # waits for the sync under way, whose result is then gone: see `_sync_again`
             if self._syncing is not None:
-                descriptor, since = self._syncing
-                os.fdatasync(descriptor)
-                self._wal.end_flush(perf_counter() - since, None)
-            self._kernel.close()
+                sound = self._sync_again()
         self._jobs.put(None)
         self._thread.join()
+        return sound and not self.failed
+
+    def _sync_again(self) -> bool:
+        """The end of a sync that nobody waits for any more; whether it worked. Nothing of it was acknowledged."""
+        assert self._syncing is not None
+        descriptor, since = self._syncing
+        try:
+            os.fdatasync(descriptor)
+            self._wal.end_flush(perf_counter() - since, None)
+        except OSError:
+            return False
+        return True
 
     # --- by the kernel ------------------------------------------------------------------------------------------------
 
@@ -136,7 +153,7 @@ class Flusher:
         try:
             result = self._wal.end_flush(perf_counter() - since, error)
         except Exception as failure:
-            self._on_failed(failure)
+            self._fail(failure)
             return
         self._report(result)
 
@@ -168,7 +185,7 @@ class Flusher:
             try:
                 report = job()
             except Exception as failure:  # whatever it was, the loop must hear of it: nothing more can be acknowledged
-                report = partial(self._on_failed, failure)
+                report = partial(self._fail, failure)
             try:
                 self._loop.call_soon_threadsafe(self._take_back, report)
             except RuntimeError:  # the loop is closed: the node has stopped and nobody waits any more
@@ -179,21 +196,25 @@ class Flusher:
 
     def _maintain(self) -> Callable[[], None]:
         self._wal.maintain()
-        return self._look_after
+        return self.look_after
 
     def _take_back(self, report: Callable[[], None]) -> None:
         self._thread_jobs -= 1
         if not self._stopped:
             report()
 
+    def _fail(self, failure: Exception) -> None:
+        self.failed = True
+        self._on_failed(failure)
+
     # --- either way ---------------------------------------------------------------------------------------------------
 
     def _report(self, result: FlushResult) -> None:
         self.busy = False
         self._on_flushed(result)
-        self._look_after()
+        self.look_after()
 
-    def _look_after(self) -> None:
+    def look_after(self) -> None:
         """Housekeeping, a short step at a time, while no flush is under way: one that comes waits for that step."""
         if not self.busy and not self._thread_jobs and self._wal.maintenance_due:
             self._give(self._maintain)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from raftkv.apply import NOSPACE, Kind
+from raftkv.backend import NoSpaceError
 from raftkv.config import StartError
 from raftkv.lease import min_ttl_s
 from raftkv.mvcc.watch import WatchHub
@@ -71,6 +72,7 @@ class Node:
         self.stopped: asyncio.Future[Exception | None] = loop.create_future()
         """Done when the node must end: with None after `stop`, with the failure that ended it otherwise."""
 
+        self.backend.on_failed = self.on_fatal
         self._booted = booted
         self._conf_state = booted.conf_state
         self._is_leader = False
@@ -155,9 +157,8 @@ class Node:
             result: asyncio.Future[Any] = self.loop.create_future()
             self.propose(kind, message, _set_result, result)
             await asyncio.wait((result, self.stopped), return_when=asyncio.FIRST_COMPLETED)
-            if not result.done():
-                failure = self.stopped.result()
-                raise failure or Stopped
+            if self.stopped.done():
+                raise self.stopped.result() or Stopped
             if type(result.result()) is tuple:
                 return
 
@@ -184,6 +185,10 @@ class Node:
             self._proposals.fail_all(Stopped())
             self._reads.fail_all(Stopped())
             self.stopped.set_result(failure)
+            # What is in memory is ahead of the disk, or the disk is not to be trusted: nothing may be written any more.
+            for each in (self._ready_loop, self.compactor, self._checkpoints):
+                each.pause()
+            self.slices.stop()
 
     def on_tick(self, callback: Callable[[float], None]) -> None:
         """Have `callback(now)` called every heartbeat interval."""
@@ -218,11 +223,8 @@ class Node:
             storage.compact(keep_from)
 
     def _check_space(self) -> None:
-        wal = self._booted.wal
-        if wal.preallocate_failed:
-            wal.retry_preallocation()
         was_full = self.quota.headroom_bytes == 0
-        self.quota.retry(wal_is_full=wal.preallocate_failed)
+        self.quota.retry(wal_is_full=self._ready_loop.check_log_space())
         if self.quota.headroom_bytes == 0 and not was_full:
             self.raise_no_space_alarm()
 
@@ -275,6 +277,17 @@ class Node:
         """Rewrite this member's store without its free pages (MT-30). See `Defragmenter.run` for what it raises."""
         await self._defragmenter.run()
         self.quota.update()
+
+    def room_to_delete(self, key: bytes, range_end: bytes) -> bool:
+        """Deleting takes blocks too, for the copies of pages. On a full disk what is too much is refused (delete less
+        at once, or make room), for once it is in the log it has to be applied."""
+        if not range_end:
+            return True
+        try:
+            self.backend.reserve(self.applier.deletion_bytes(key, range_end))
+        except NoSpaceError:
+            return False
+        return True
 
     def wake_watchers(self) -> None:
         """A watcher has history to read: serve it in slices between other work."""

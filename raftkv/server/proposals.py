@@ -96,7 +96,9 @@ class Proposals:
                 break
             count += 1
         self._requests, self._waiters = requests[count:], waiters[count:]
+        self._queued_since = self._clock()  # later than the rest came, but what is behind a cut moves on
         self._bytes = sum(len(message) for _, message in self._requests)
+        self._queued_since = self._clock()
         return requests[:count], waiters[:count]
 
     def complete(self, proposer: int, number: int, results: Sequence[Any]) -> None:

@@ -93,6 +93,14 @@ class ReadyLoop:
         """Nothing is taken from the core, so nothing is applied. Proposals gather in their bounded queue."""
         self._stopped = False
 
+    def check_log_space(self) -> bool:
+        """Whether the disk has no room for the next segment of the log. If so, it is tried again until it has."""
+        full = self._wal.preallocate_failed
+        if full:
+            self._wal.retry_preallocation()
+            self._flusher.look_after()
+        return full
+
     def pause(self) -> None:
         self._paused = True
 
@@ -186,6 +194,5 @@ class ReadyLoop:
     def stop(self) -> None:
         """Finish the flush under way, then flush what is staged: an unacknowledged entry may as well be durable."""
         self._stopped = True
-        self._flusher.stop()
-        if self._staged:
+        if self._flusher.stop() and self._staged:
             self._wal.flush()

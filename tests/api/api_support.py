@@ -70,6 +70,7 @@ class FakeNode:
             max_request_bytes=1000, max_recv_bytes=300, max_txn_ops=4, election_timeout_ms=1000
         )
         self.quota = SimpleNamespace(allows=lambda _cost: True)
+        self.has_room_to_delete = True
         self.no_space_alarms = 0
         self.proposed: list[tuple[int, bytes]] = []
         self.slices: Any = SimpleNamespace(add=self._add_slice)
@@ -90,6 +91,9 @@ class FakeNode:
 
     def linearizable(self, read: Callable[[Any, Any], None], context: Any) -> None:
         read(context, self.read_error)
+
+    def room_to_delete(self, _key: bytes, _range_end: bytes) -> bool:
+        return self.has_room_to_delete
 
     def raise_no_space_alarm(self) -> None:
         self.no_space_alarms += 1

@@ -81,6 +81,12 @@ def test_the_quota_is_asked_before_anything_else_and_raises_the_alarm(fake_node:
     assert ask(kv.delete_range, rpc_pb2.DeleteRangeRequest(key=b"k")).failure is None
 
 
+def test_a_delete_that_the_disk_has_no_room_for_is_refused_before_it_is_in_the_log(fake_node: FakeNode, kv: KV) -> None:
+    fake_node.has_room_to_delete = False
+    assert ask(kv.delete_range, rpc_pb2.DeleteRangeRequest(key=b"k", range_end=b"z")).failure == NO_SPACE
+    assert (fake_node.proposed, fake_node.no_space_alarms) == ([], 1)
+
+
 def test_a_request_may_be_as_large_as_the_limit(fake_node: FakeNode, kv: KV) -> None:
     """LIM-01: with what etcd's log adds to it."""
     room = fake_node.config.max_request_bytes - REQUEST_HEADER_BYTES

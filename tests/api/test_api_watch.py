@@ -248,6 +248,18 @@ def test_fragments_are_as_few_as_the_limit_allows(fake_node: FakeNode, sizes: li
     client.stream.on_closed()
 
 
+def test_a_piece_stays_below_the_limit_with_the_mark_that_more_follows(fake_node: FakeNode) -> None:
+    """W-80: at every size near the limit."""
+    client, limit = Client(fake_node), fake_node.config.max_recv_bytes
+    client.create(fragment=True)
+    for size in range(limit - 80, limit):
+        client.call.sent.clear()
+        client.stream.deliver(client.stream._ids[0], EventBatch(9, 9, 9, big_events(size, 0, 0)))
+        pieces = [rpc_pb2.WatchResponse.FromString(message) for message in client.call.sent]
+        for message, piece in zip(client.call.sent, pieces, strict=True):
+            assert len(message) < limit or len(piece.events) == 1
+
+
 def test_fragments_stay_together_even_if_the_queue_fills_up_meanwhile(fake_node: FakeNode) -> None:
     """W-55, W-80."""
     client = Client(fake_node, room=2)
@@ -301,8 +313,11 @@ def test_no_progress_while_the_queue_is_full(fake_node: FakeNode) -> None:
     """W-75: and none that claims what was refused."""
     client = Client(fake_node, room=2)
     client.create()
-    fake_node.put(b"k", b"k")
+    fake_node.put(b"k")
     client.received()
+    client.ask_progress()
+    assert client.received() == [], "everything was sent, but the queue is full"
+    fake_node.put(b"k")
     client.ask_progress()
     assert client.received() == []
     client.call.room = None

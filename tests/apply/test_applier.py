@@ -27,6 +27,7 @@ from google.protobuf.message import DecodeError
 
 from raftkv.apply import CORRUPT, NOSPACE, Applier, CorruptAlarm, Kind, MalformedEntry, NoSpaceAlarm
 from raftkv.apply.applier import COPIES_OF_VALUE, PAGES_PER_REQUEST
+from raftkv.backend import BackendError
 from raftkv.lease import LeaseExists, LeaseNotFound, LeaseTTLTooLarge
 from raftkv.membership import MemberNotFound
 from raftkv.mvcc import CompactedError, FutureRevisionError, KeyNotFoundError
@@ -101,20 +102,22 @@ def test_the_first_entry_of_a_leader_moves_index_and_term_only(machine: Machine)
     ],
     ids=["not a batch", "unknown kind", "configuration change", "request that is none"],
 )
-def test_an_entry_that_nobody_could_have_proposed_raises_and_undoes_the_batch(
+def test_an_entry_that_nobody_could_have_proposed_stops_the_member(
     machine: Machine, damaged: Entry, error: type[Exception]
 ) -> None:
-    """RF-53."""
-    machine.backend.commit()
+    """RF-53: nothing of its batch is ever committed, nor anything after it."""
     before = machine.content()
     with pytest.raises(error):
         machine.applier.apply([entry(1, [put(b"a")]), damaged])
-    machine.applier.load()
+    with pytest.raises(BackendError, match="restart this member"):
+        machine.backend.commit()
+    machine.die()
     assert machine.content() == before
+    assert machine.apply(put(b"a")) == [(2, b"")]
 
 
 def test_an_error_of_the_disk_is_no_result(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RF-53."""
+    """RF-53: after a restart the entry is applied again."""
 
     def fail(*_: Any) -> None:
         raise OSError("disk")
@@ -122,8 +125,9 @@ def test_an_error_of_the_disk_is_no_result(machine: Machine, monkeypatch: pytest
     monkeypatch.setattr(machine.lessor, "grant", fail)
     with pytest.raises(OSError, match="disk"):
         machine.apply(put(b"a"), grant(1))
-    machine.applier.load()
-    assert machine.read(b"a").count == 0
+    machine.die()
+    assert (machine.applier.index, machine.read(b"a").count) == (0, 0)
+    assert machine.apply(put(b"a"), grant(1))[0] == (2, b"")
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

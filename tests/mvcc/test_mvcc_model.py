@@ -178,7 +178,8 @@ class StoreBesideHistory(RuleBasedStateMachine):
         for (main, key, event, prev, is_create, is_delete), write in zip(told, writes, strict=True):
             assert (main, key, is_delete) == (write.main, write.key, write.state is None)
             assert is_create == (write.state is not None and write.state.version == 1)
-            assert (prev is None) == is_create
+            before = None if is_create else self.model.at(main - 1).get(key)
+            assert (parse_event(prev) if prev else None) == before, "one revision earlier, not one change (W-53)"
             parsed = kv_pb2.Event.FromString(event)
             assert (parsed.type == kv_pb2.Event.DELETE) == is_delete
             assert parsed.kv == (key_value(write.state) if write.state else kv_pb2.KeyValue(key=key, mod_revision=main))

@@ -41,7 +41,7 @@ MEMBER: Final = (
         Group.MEMBER,
         "Applied entries after which the in-memory Raft log is cut.",
         minimum=0,
-        no_effect="the log is cut at every checkpoint of the database, and those come every second",
+        no_effect="the log is cut at every checkpoint of the database, and those come every five seconds",
     ),
     Setting(
         "snapshot-catchup-entries",

@@ -1,0 +1,102 @@
+"""The pace of expiry: what has run out is revoked through the log, by the leader, in bounded numbers (L-14, L-15)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raftkv.apply import Kind
+from raftkv.pb import rpc_pb2
+from raftkv.server.errors import RequestTimedOut
+from raftkv.server.lease_keeper import MAX_IN_FLIGHT, SCAN_INTERVAL_S, LeaseKeeper
+
+EXTEND_S = 1.5
+
+
+class Lessor:
+    """Reports each of `out` once."""
+
+    def __init__(self) -> None:
+        self.out: list[int] = []
+        self.calls: list[tuple[Any, ...]] = []
+
+    def promote(self, now: float, extend_s: float) -> None:
+        self.calls.append(("promote", now, extend_s))
+
+    def demote(self) -> None:
+        self.calls.append(("demote",))
+
+    def expired(self, now: float, limit: int) -> list[int]:
+        self.calls.append(("expired", now, limit))
+        found, self.out = self.out[:limit], self.out[limit:]
+        return found
+
+
+class Leader:
+    def __init__(self) -> None:
+        self.lessor = Lessor()
+        self.proposed: list[int] = []
+        self.waiting: list[tuple[Any, Any]] = []
+        self.keeper = LeaseKeeper(self.lessor, self._propose, EXTEND_S)  # type: ignore[arg-type]
+
+    def _propose(self, kind: int, message: bytes, finish: Any, context: Any) -> None:
+        assert kind == Kind.LEASE_REVOKE
+        self.proposed.append(rpc_pb2.LeaseRevokeRequest.FromString(message).ID)
+        self.waiting.append((finish, context))
+
+    def answer(self, count: int, result: Any) -> None:
+        for _ in range(count):
+            finish, context = self.waiting.pop(0)
+            finish(context, result)
+
+
+@pytest.fixture
+def leader() -> Leader:
+    leader = Leader()
+    leader.keeper.promote(100.0)
+    return leader
+
+
+def test_leases_live_an_election_timeout_longer_under_a_new_leader(leader: Leader) -> None:
+    """L-51."""
+    assert leader.keeper.primary
+    assert leader.lessor.calls == [("promote", 100.0, EXTEND_S)]
+
+
+def test_only_the_primary_revokes(leader: Leader) -> None:
+    """L-52."""
+    leader.lessor.out = [1]
+    leader.keeper.demote()
+    leader.keeper.on_tick(200.0)
+    assert (leader.proposed, leader.keeper.primary) == ([], False)
+    leader.keeper.promote(201.0)
+    leader.keeper.on_tick(201.0)
+    assert leader.proposed == [1]
+
+
+def test_scans_keep_their_distance(leader: Leader) -> None:
+    for now in (100.0, 100.1, 100.0 + SCAN_INTERVAL_S, 100.2 + SCAN_INTERVAL_S):
+        leader.keeper.on_tick(now)
+    scans = [call[1] for call in leader.lessor.calls if call[0] == "expired"]
+    assert scans == [100.0, 100.0 + SCAN_INTERVAL_S]
+
+
+def test_no_more_are_on_the_way_than_the_limit(leader: Leader) -> None:
+    """L-15: answers, good or bad, make room."""
+    leader.lessor.out = list(range(1, MAX_IN_FLIGHT + 10))
+    leader.keeper.on_tick(100.0)
+    leader.keeper.on_tick(101.0)
+    assert leader.proposed == list(range(1, MAX_IN_FLIGHT + 1))
+    leader.answer(3, (7, b""))
+    leader.answer(2, RequestTimedOut())
+    leader.keeper.on_tick(102.0)
+    assert leader.proposed[MAX_IN_FLIGHT:] == list(range(MAX_IN_FLIGHT + 1, MAX_IN_FLIGHT + 6))
+
+
+def test_only_leases_that_were_revoked_are_counted(leader: Leader) -> None:
+    leader.lessor.out = [1, 2, 3]
+    leader.keeper.on_tick(100.0)
+    leader.answer(2, (7, b""))
+    leader.answer(1, RequestTimedOut())
+    assert leader.keeper.expired == 2

@@ -1,0 +1,61 @@
+"""A node that cannot go on says so and ends, however far it has come."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from raftkv.apply import Kind, MalformedEntry, encode_batch
+from raftkv.config import Config, load
+from raftkv.raft import Entry, HardState
+from raftkv.server import Node, boot
+from raftkv.server.errors import Stopped
+from raftkv.wal import Wal
+
+
+def _config(directory: Path) -> Config:
+    return load([f"--data-dir={directory}", "--unsafe-no-fsync"], {})
+
+
+async def _start(directory: Path) -> Node:
+    config = _config(directory)
+    node = Node(asyncio.get_running_loop(), config, boot(config))
+    await node.start()
+    return node
+
+
+def test_an_entry_that_cannot_be_applied_ends_the_start(tmp_path: Path) -> None:
+    """And does not make it try for ever."""
+
+    async def main() -> None:
+        node = await _start(tmp_path)
+        await node.stop()
+        wal, contents = Wal.open(_config(tmp_path).wal_dir)
+        last = contents.last
+        data = encode_batch(node.member_id, 1, [(99, b"")])
+        wal.stage(HardState(last.term, node.member_id, last.index + 1), [Entry(last.term, last.index + 1, data=data)])
+        wal.flush()
+        wal.close()
+        with pytest.raises(MalformedEntry, match="upgrade"):
+            await asyncio.wait_for(_start(tmp_path), 30)
+
+    asyncio.run(main())
+
+
+def test_after_a_failure_nothing_is_accepted_or_written(tmp_path: Path) -> None:
+    async def main() -> None:
+        node = await _start(tmp_path)
+        results: list[object] = []
+
+        def finish(_context: None, result: object) -> None:
+            results.append(result)
+
+        failure = RuntimeError("a mistake of ours")
+        node.backend.poison(failure)
+        assert node.stopped.result() is failure
+        node.propose(Kind.PUT, b"", finish, None)
+        node.linearizable(lambda _context, error: results.append(error), None)
+        assert [type(result) for result in results] == [Stopped, Stopped]
+        await node.stop()
+
+    asyncio.run(main())
