@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.apply import Kind, MalformedEntry, encode_batch
+from raftkv.backend import NoSpaceError
 from raftkv.config import Config, load
 from raftkv.raft import Entry, HardState
 from raftkv.server import Node, boot
@@ -56,6 +57,41 @@ def test_after_a_failure_nothing_is_accepted_or_written(tmp_path: Path) -> None:
         node.propose(Kind.PUT, b"", finish, None)
         node.linearizable(lambda _context, error: results.append(error), None)
         assert [type(result) for result in results] == [Stopped, Stopped]
+        await node.stop()
+
+    asyncio.run(main())
+
+
+def test_a_log_without_room_for_its_next_segment_refuses_writes(tmp_path: Path) -> None:
+    """And accepts them again once there is room, which is tried for without any write."""
+
+    async def main() -> None:
+        node = await _start(tmp_path)
+        node._booted.wal._pool.failed = True
+        node._check_space()
+        assert not node.quota.allows(1)
+        node._check_space()
+        assert node.quota.allows(1)
+        await node.stop()
+
+    asyncio.run(main())
+
+
+def test_deleting_what_the_disk_has_no_pages_for_is_refused_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once in the log it would have to be applied, and a full disk then kills the process, at every start."""
+
+    def full(_extra_bytes: int) -> None:
+        raise NoSpaceError("no room")
+
+    async def main() -> None:
+        node = await _start(tmp_path)
+        assert node.room_to_delete(b"a", b"\x00")
+        with monkeypatch.context() as patch:
+            patch.setattr(type(node.backend), "reserve", lambda _self, extra: full(extra))
+            assert not node.room_to_delete(b"a", b"\x00")
+            assert node.room_to_delete(b"a", b""), "one key fits into what is kept reserved"
         await node.stop()
 
     asyncio.run(main())
