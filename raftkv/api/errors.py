@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from raftkv import apply, lease, membership, mvcc
+from raftkv import apply, backend, lease, membership, mvcc
 from raftkv.rpc.codes import Code
 from raftkv.server import errors as node
 
@@ -60,6 +60,8 @@ _BY_TYPE: Final[dict[type[Exception], Status]] = {
     membership.MemberRemoved: MEMBER_NOT_FOUND,
     membership.MemberExists: MEMBER_EXISTS,
     membership.PeerURLExists: PEER_URL_EXISTS,
+    backend.TooManyPinsError: TOO_MANY_REQUESTS,
+    backend.BackendError: STOPPED,
     node.RequestTimedOut: TIMED_OUT,
     node.TooManyRequests: TOO_MANY_REQUESTS,
     node.LeaderChanged: LEADER_CHANGED,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raftkv.api import errors
 from raftkv.api.errors import refuse, status_of
 from raftkv.api.txn_check import (
     check_delete_range,
@@ -22,7 +21,6 @@ from raftkv.apply import PUT_OVERHEAD_BYTES, Kind, run_read_only_txn, txn_cost
 from raftkv.backend import BackendError
 from raftkv.mvcc import MvccError, RangeQuery
 from raftkv.pb import rpc_pb2
-from raftkv.rpc.codes import Code
 from raftkv.rpc.service import Service
 
 if TYPE_CHECKING:
@@ -163,7 +161,7 @@ class KV:
         try:
             pin = backend.pin()
         except BackendError as failure:
-            call.fail(Code.RESOURCE_EXHAUSTED, f"{errors.TOO_MANY_REQUESTS.text}: {failure}")
+            refuse(call, status_of(failure))
             return
         scan.txn = pin.txn  # the same state: nothing was written since the first slice
         self._node.slices.add(LongRange(call, header, scan, pin))

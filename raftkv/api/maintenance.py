@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftkv.api.errors import BAD_LEADER_TRANSFEREE, NO_LEADER, TOO_MANY_REQUESTS, refuse, status_of
+from raftkv.api.errors import BAD_LEADER_TRANSFEREE, NO_LEADER, refuse, status_of
 from raftkv.api.snapshot import SnapshotStream
 from raftkv.apply import Kind
 from raftkv.backend import BackendError
@@ -111,7 +111,7 @@ class Maintenance:
         try:
             pin = self._node.backend.pin()
         except BackendError as failure:
-            call.fail(Code.RESOURCE_EXHAUSTED, f"{TOO_MANY_REQUESTS.text}: {failure}")
+            refuse(call, status_of(failure))
             return
         header = self._context.header_now()
         try:

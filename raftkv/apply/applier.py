@@ -224,9 +224,9 @@ class Applier:
 
     def _lease_revoke(self, message: bytes) -> tuple[int, bytes]:
         """Delete all attached keys, sorted, in one revision, and the lease with them (L-11)."""
-        keys = self._lessor.revoke(self._txn, rpc_pb2.LeaseRevokeRequest.FromString(message).ID)
-        self._backend.reserve_more(PAGES_PER_REQUEST * len(keys))
-        for key in keys:
+        lease_id = rpc_pb2.LeaseRevokeRequest.FromString(message).ID
+        self._backend.reserve_more(PAGES_PER_REQUEST * len(self._lessor.keys(self._txn, lease_id)))
+        for key in self._lessor.revoke(self._txn, lease_id):
             self._writer.delete_range(key, b"")
         self._writer.lease_moves.clear()  # the lease took its attachments along
         return self._writer.end(), b""

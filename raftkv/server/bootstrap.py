@@ -122,9 +122,6 @@ def _open(config: Config, store_dir: Path, lock: DirectoryLock) -> Booted:
         raise StartError(f"the log in {config.wal_dir} was not written by this raftkv", "Use the version that wrote it")
     backend = Backend.open(store_dir)
     tables = backend.tables
-    if backend.read().get(Meta.LOG_CREATED, db=tables.meta) is None:
-        backend.begin_write().put(Meta.LOG_CREATED, b"\x01", db=tables.meta)
-        backend.commit()
     store, lessor, members, alarms = Store(tables), Lessor(tables), Members(tables), Alarms(tables)
     applier = Applier(backend, store, lessor, members, alarms)
     applier.load()
@@ -135,6 +132,9 @@ def _open(config: Config, store_dir: Path, lock: DirectoryLock) -> Booted:
             "If --wal-dir was changed, change it back; otherwise restore this member from a backup",
         )
     _refuse_mismatch(contents, applier, config)
+    if backend.read().get(Meta.LOG_CREATED, db=tables.meta) is None:
+        backend.begin_write().put(Meta.LOG_CREATED, b"\x01", db=tables.meta)
+        backend.commit()
     raw_conf_state = backend.read().get(Meta.CONF_STATE, db=tables.meta)
     if raw_conf_state is None:
         raise StartError(f"the store in {store_dir} does not name its members", "Restore this member from a backup")

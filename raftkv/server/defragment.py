@@ -79,6 +79,11 @@ class Defragmenter:
             extra={"kv": {"size_bytes_before": before_bytes, "size_bytes": self._backend.size_bytes}},
         )
 
+    async def settled(self) -> None:
+        """Returns when none is under way: its thread reads the store."""
+        while self._running:
+            await asyncio.sleep(RETRY_S)
+
     async def _copy_and_swap(self) -> None:
         job = self._backend.begin_defragment()
         try:

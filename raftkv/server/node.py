@@ -171,6 +171,7 @@ class Node:
         self._ready_loop.stop()
         self._proposals.fail_all(Stopped())
         self._reads.fail_all(Stopped())
+        await self._defragmenter.settled()
         await self._checkpoints.stop()
         if not self.stopped.done():
             self._booted.wal.close()
