@@ -363,9 +363,14 @@ class Wal:
 
     @property
     def maintenance_due(self) -> bool:
-        """`maintain` has something to do. Read by the loop, while the WAL thread has nothing to do."""
+        """`maintain` has something to do. Read by the loop, while the WAL thread has nothing to do.
+
+        Blocks for the next segment are reserved at once, to know in time whether there are any. Zeros are written into
+        them only when a quarter of this one is full: each step is a sync that a flush may have to wait for.
+        """
         released = len(self._segments) > 1 and self._segments[1].first_index <= self._release_index
-        return released or self._pool.has_work
+        near = not self._pool.has_next or 4 * self._offset >= self._size_bytes
+        return released or (near and self._pool.has_work)
 
     def maintain(self) -> bool:
         """One bounded step of housekeeping: drop released segments, prepare the next one. True: call again.
