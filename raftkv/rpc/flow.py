@@ -108,7 +108,8 @@ class Outbox:
         self.payload_sent = False
         """HEADERS or DATA went out since the flag was last cleared (the ping rule G-40)."""
         self.control_bytes = 0
-        """Control frames in `parts` since the last `take`. The connection ends beyond a limit."""
+        """Control frames in `parts` since the last `take`, and errors while paused. The connection ends beyond a
+        limit."""
 
     def control(self, frame: bytes) -> None:
         """Queue a frame that no window holds back."""

@@ -151,7 +151,11 @@ class ServerCall(ServerStream, MessageStream):
         if self._responded:
             self.end(trailers)
         else:
-            self.outbox.headers(self.id, RESPONSE_BLOCK + trailers, end_stream=True)
+            block = RESPONSE_BLOCK + trailers
+            self.outbox.headers(self.id, block, end_stream=True)
+            if self.outbox.paused:
+                # No window holds back an error, so a client that reads nothing could have any number of them kept.
+                self.outbox.control_bytes += len(block)
             self.on_end_sent()
         self._notify_closed()
 

@@ -166,3 +166,15 @@ def test_a_server_may_ping_with_every_request() -> None:
         connection.receive_data(frames.ping(bytes(8), ack=False), number / 5000)
         connection.take_output()
     assert not connection.closing
+
+
+def test_errors_that_are_not_read_do_not_pile_up() -> None:
+    """They wait for no window, so they have the bound of control frames."""
+    peer = Peer(Limits(max_control_bytes=100_000))
+    peer.connection.pause()
+    for number in range(5000):
+        if peer.connection.closing:
+            break
+        peer.call(1 + 2 * number, b"x", "/test.Echo/Missing")
+    assert peer.connection.closing
+    assert sum(len(part) for part in peer.connection.outbox.parts) < 300_000
