@@ -6,8 +6,8 @@ decide when a block is split or merged, and so bound what counting a part of a b
 deleted in it.
 
 The counters are in memory (about 100 bytes per TARGET_ENTRIES keys) and change with every creation and
-delete; the table `blocks` follows once per batch, in the same transaction as the keys. Overwrites never come
-here.
+delete; the table `blocks` follows before each commit, in the same transaction as the keys. Overwrites never
+come here.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Compaction:
         self.scheduled = revision
 
     def step(self, txn: WriteTxn, max_events: int = SLICE_EVENTS) -> bool:
-        """Does one slice in a write transaction of its own. True: nothing is left, `finished` = `scheduled`.
+        """Does one slice in the open write transaction. True: nothing is left, `finished` = `scheduled`.
 
         No Writer may be open in `txn`.
         """

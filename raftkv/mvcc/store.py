@@ -100,7 +100,7 @@ class Store:
         if 0 < revision < self.compaction.scheduled:
             raise CompactedError(revision, self.compaction.scheduled)
 
-    # --- reads; `txn` is a snapshot of the newest commit ---
+    # --- reads; `txn` is a snapshot of the newest commit, or the open transaction ---
 
     def range(self, txn: ReadTxn, query: RangeQuery) -> RangeResult:
         """Runs `query` in one go. For what may be long there is `scan`."""

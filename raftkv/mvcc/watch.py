@@ -163,7 +163,7 @@ class WatchHub:
         """Offer what an apply batch changed to all synced watchers: one delivery per watcher and revision
         (W-55, W-56).
 
-        Called after the batch is committed (W-61), so that who refuses finds it in the `events` table.
+        Called after the batch is applied (W-61), so that who refuses finds it in the `events` table.
         """
         if not batch:
             return

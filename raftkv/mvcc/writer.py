@@ -1,6 +1,6 @@
 """One apply batch's writes: the hot path of the store.
 
-A Writer lives as long as one write transaction. Per request: `begin`, any number of puts and deletes, `end`;
+A Writer lives as long as one batch, in a transaction that may hold many. Per request: `begin`, any number of puts and deletes, `end`;
 all its changes share one main revision and are told apart by their sub revision (KV-02, KV-03, TXN-54). Reads
 through the Writer see what was written before them (TXN-41).
 
