@@ -76,7 +76,8 @@ def count_free_pages(fd: int, meta: MetaPage) -> int:
     """Pages on the free list of a snapshot: LMDB will use them before the file grows (PY-31).
 
     Reads the free-list tree: transaction id -> (number of pages 8B, page numbers 8B each). That is one entry
-    per transaction whose pages are not reused yet, so checkpoints keep it short; an old pin makes it long. Nobody may commit while this runs.
+    per transaction whose pages are not reused yet, so checkpoints keep it short; an old pin makes it long. Nobody
+    may commit while this runs.
     """
     if meta.free_root == NO_PAGE:
         return 0

@@ -1,8 +1,8 @@
 """One apply batch's writes: the hot path of the store.
 
-A Writer lives as long as one batch, in a transaction that may hold many. Per request: `begin`, any number of puts and deletes, `end`;
-all its changes share one main revision and are told apart by their sub revision (KV-02, KV-03, TXN-54). Reads
-through the Writer see what was written before them (TXN-41).
+A Writer lives as long as one batch, in a transaction that may hold many. Per request: `begin`, any number of puts and
+deletes, `end`; all its changes share one main revision and are told apart by their sub revision (KV-02, KV-03, TXN-54).
+Reads through the Writer see what was written before them (TXN-41).
 
 A change writes, in this order of tables: `current` (the new record), `history` (the superseded revision, if
 there was one), `events` (appended). What the batch changed is left in `events` and `lease_moves` for the
