@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from raftkv.api.errors import LEASE_TTL_TOO_LARGE, NO_LEADER, NOT_PRIMARY_LESSOR, STOPPED, Status, refuse
+from raftkv.api.errors import NO_LEADER, NOT_PRIMARY_LESSOR, STOPPED, Status, refuse, status_of
 from raftkv.apply import LEASE_GRANT_COST_BYTES, Kind
-from raftkv.lease import MAX_TTL_S, LeaseExpired, LeaseNotFound
+from raftkv.lease import LeaseExpired, LeaseNotFound, LeaseTTLTooLarge, granted_ttl_s
 from raftkv.pb import rpc_pb2
 from raftkv.pb.splice import framed
 from raftkv.rpc.service import Service
@@ -42,12 +42,13 @@ class LeaseService:
         if not self._node.quota.allows(LEASE_GRANT_COST_BYTES):
             self._context.refuse_no_space(call)
             return
-        if request.TTL > MAX_TTL_S:
-            refuse(call, LEASE_TTL_TOO_LARGE)
-            return
         # Settled here, so that all members apply the same entry: which id (L-01), and the least TTL (L-04).
+        try:
+            request.TTL = granted_ttl_s(request.TTL, self._node.min_lease_ttl_s)
+        except LeaseTTLTooLarge as refusal:
+            refuse(call, status_of(refusal))
+            return
         request.ID = request.ID or self._node.new_lease_id()
-        request.TTL = max(request.TTL, self._node.min_lease_ttl_s)
         self._context.propose(call, Kind.LEASE_GRANT, request.SerializeToString())
 
     def revoke(self, call: Call, message: bytes) -> None:

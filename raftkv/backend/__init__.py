@@ -19,7 +19,6 @@ from raftkv.backend.errors import (
 from raftkv.backend.handles import Cursor, Db, ReadTxn, WriteTxn
 from raftkv.backend.schema import Meta, Tables
 from raftkv.backend.snapshots import Checkpoint, Defragmentation, HotCopy, ReadPin
-from raftkv.backend.space import growth_bytes
 
 __all__ = [
     "MAP_SIZE_BYTES",
@@ -44,6 +43,5 @@ __all__ = [
     "Tables",
     "TooManyPinsError",
     "WriteTxn",
-    "growth_bytes",
     "install",
 ]

@@ -19,10 +19,6 @@ from raftkv.backend.metapage import NO_PAGE, MetaPage
 
 RESERVE_STEP_BYTES: Final = 64 << 20
 
-PUT_GROWTH_BYTES: Final = 3 * 4096
-"""How much one LMDB put may grow the file beside its payload: the leaf it copies, its share of the branches
-above, and a page split. Batches touch most branch pages once, so this is an upper bound in practice."""
-
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -97,11 +93,3 @@ def count_free_pages(fd: int, meta: MetaPage) -> int:
                 (value,) = _U64.unpack(os.pread(fd, 8, value * size + _PAGE_HEADER.size))
             total += value
     return total
-
-
-def growth_bytes(payload_bytes: int, puts: int) -> int:
-    """Bound for what a write transaction may add to the file: `puts` LMDB puts with `payload_bytes` in all.
-
-    Values beyond half a page get pages of their own, hence the rounding in PUT_GROWTH_BYTES.
-    """
-    return payload_bytes + puts * PUT_GROWTH_BYTES

@@ -205,13 +205,13 @@ def test_install_survives_a_crash_at_each_step(tmp_path: Path, stores: Stores) -
 FILL_THE_DISK = """
 import sys
 from pathlib import Path
-from raftkv.backend import Backend, NoSpaceError, growth_bytes
+from raftkv.backend import Backend, NoSpaceError
 backend = Backend.open(Path(sys.argv[1]), reserve_step_bytes=1 << 20)
 done = 0
 try:
     while True:
         if sys.argv[2] == "reserve":
-            backend.reserve(growth_bytes(30 * 1000, 30))
+            backend.reserve_batch(30 * 1000, 3 * 30)
         txn = backend.begin_write()
         for n in range(30):
             txn.put(b"%08d" % (done + n), b"v" * 1000, db=backend.tables.current)

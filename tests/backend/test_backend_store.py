@@ -18,7 +18,6 @@ from raftkv.backend import (
     NoSpaceError,
     PinsOpenError,
     TooManyPinsError,
-    growth_bytes,
     install,
 )
 from raftkv.backend import backend as backend_module
@@ -332,7 +331,7 @@ def test_reserve_keeps_blocks_ahead(tmp_path: Path, stores: Stores) -> None:
     backend = stores.open(tmp_path)
     for turn in range(10):
         value = b"v" * 40_000
-        backend.reserve(growth_bytes(len(value), 1))
+        backend.reserve_batch(len(value), 3)
         fill(backend, {b"%d" % turn: value})
         blocks = os.stat(tmp_path / "data.mdb").st_blocks * 512
         assert backend.size_bytes <= backend._reservation.reserved_bytes <= blocks
