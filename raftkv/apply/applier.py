@@ -15,7 +15,7 @@ from raftkv.apply.alarms import CORRUPT, NOSPACE, Alarms
 from raftkv.apply.batch import Kind, count_requests, decode_batch
 from raftkv.apply.errors import ApplyError, CorruptAlarm, MalformedEntry, NoSpaceAlarm
 from raftkv.apply.quota import txn_cost
-from raftkv.backend import SPLITS_BYTES, Meta
+from raftkv.backend import Meta
 from raftkv.backend.schema import pack_consistent_index, unpack_consistent_index
 from raftkv.lease import LeaseError, LeaseNotFound, Lessor
 from raftkv.membership import Members, MembershipError
@@ -39,7 +39,6 @@ REFUSALS: Final = (ApplyError, MvccError, LeaseError, MembershipError)
 
 COPIES_OF_VALUE: Final = 3
 """A value stands in `current` and in `events`; the third part is what large values waste at the end of their pages."""
-PAGE_BYTES: Final = 4096
 PAGES_PER_REQUEST: Final = 4
 """Leaves that a put copies, in `current`, `history`, `events` and one more for a block counter or a lease."""
 
@@ -198,12 +197,11 @@ class Applier:
     def _reserve_deletes(self, request: rpc_pb2.DeleteRangeRequest) -> None:
         """`growth` does not know how many keys an interval has. Without blocks for them the disk would kill us."""
         if request.range_end:
-            self._backend.reserve_more(PAGES_PER_REQUEST * self._store.most_keys(request.key, request.range_end))
+            self._backend.reserve_more(self.pages_to_delete(request.key, request.range_end))
 
-    def deletion_bytes(self, key: bytes, range_end: bytes) -> int:
-        """What deleting an interval may add to the file, at most: a transaction copies each page once."""
-        pages = PAGES_PER_REQUEST * self._store.most_keys(key, range_end)
-        return min(pages * PAGE_BYTES, self._backend.size_bytes) + SPLITS_BYTES
+    def pages_to_delete(self, key: bytes, range_end: bytes) -> int:
+        """An upper bound of the pages that deleting an interval touches."""
+        return PAGES_PER_REQUEST * self._store.most_keys(key, range_end)
 
     def _compact(self, message: bytes) -> tuple[int, bytes]:
         self._store.schedule_compaction(self._txn, rpc_pb2.CompactionRequest.FromString(message).revision)

@@ -5,7 +5,7 @@ The only room that imports lmdb. Others get its transactions and table handles, 
 
 from __future__ import annotations
 
-from raftkv.backend.backend import MAP_SIZE_BYTES, MAX_PINS, SPLITS_BYTES, Backend, Recovered
+from raftkv.backend.backend import MAP_SIZE_BYTES, MAX_PINS, Backend, Recovered
 from raftkv.backend.datadir import install
 from raftkv.backend.errors import (
     BackendError,
@@ -23,7 +23,6 @@ from raftkv.backend.snapshots import Checkpoint, Defragmentation, HotCopy, ReadP
 __all__ = [
     "MAP_SIZE_BYTES",
     "MAX_PINS",
-    "SPLITS_BYTES",
     "Backend",
     "BackendError",
     "Checkpoint",

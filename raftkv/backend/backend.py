@@ -403,8 +403,12 @@ class Backend:
 
     def reserve_more(self, pages: int) -> None:
         """In the middle of a batch: room for copies of so many pages more. Raises NoSpaceError."""
-        self._must_have(self._open_growth(0, pages))
+        self.check_room(pages)
         self._open_pages += pages
+
+    def check_room(self, pages: int) -> None:
+        """Raises NoSpaceError if a batch that touches so many pages would find no blocks for their copies now."""
+        self._must_have(self._open_growth(0, pages))
 
     def _open_growth(self, value_bytes: int, pages: int) -> int:
         copies_bytes = (self._open_pages + pages) * self._page_size

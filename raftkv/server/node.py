@@ -285,7 +285,7 @@ class Node:
         if not range_end:
             return True
         try:
-            self.backend.reserve(self.applier.deletion_bytes(key, range_end))
+            self.backend.check_room(self.applier.pages_to_delete(key, range_end))
         except NoSpaceError:
             return False
         return True

@@ -82,14 +82,14 @@ def test_deleting_what_the_disk_has_no_pages_for_is_refused_beforehand(
 ) -> None:
     """Once in the log it would have to be applied, and a full disk then kills the process, at every start."""
 
-    def full(_extra_bytes: int) -> None:
+    def full(_pages: int) -> None:
         raise NoSpaceError("no room")
 
     async def main() -> None:
         node = await _start(tmp_path)
         assert node.room_to_delete(b"a", b"\x00")
         with monkeypatch.context() as patch:
-            patch.setattr(type(node.backend), "reserve", lambda _self, extra: full(extra))
+            patch.setattr(type(node.backend), "check_room", lambda _self, pages: full(pages))
             assert not node.room_to_delete(b"a", b"\x00")
             assert node.room_to_delete(b"a", b""), "one key fits into what is kept reserved"
         await node.stop()
