@@ -22,10 +22,8 @@ class Cluster:
         return Service("etcdserverpb.Cluster").unary("MemberList", self.member_list)
 
     def member_list(self, call: Call, message: bytes) -> None:
-        try:
-            request = rpc_pb2.MemberListRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(call, damage)
+        request = self._context.parse(call, rpc_pb2.MemberListRequest.FromString, message)
+        if request is None:
             return
         if request.linearizable:
             self._context.node.linearizable(self._list, call)

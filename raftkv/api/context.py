@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from raftkv.api import errors
 from raftkv.api.errors import refuse, status_of
@@ -13,6 +13,9 @@ from raftkv.rpc.codes import Code
 if TYPE_CHECKING:
     from raftkv.rpc.service import Call
     from raftkv.server import Node
+
+Request = TypeVar("Request")
+"""A protobuf message."""
 
 REQUEST_HEADER_BYTES: Final = 18
 """What etcd's log adds to a request before it compares with --max-request-bytes (LIM-01): the same requests fit."""
@@ -54,6 +57,14 @@ class ApiContext:
             call.reply(self._encoder.encode(result[0], self._applier.term) + result[1])
         else:
             refuse(call, status_of(result))
+
+    def parse(self, call: Call, read: Callable[[bytes], Request], message: bytes) -> Request | None:
+        """The request, or None, and the call is refused, when the bytes are not one."""
+        try:
+            return read(message)
+        except Exception as damage:
+            self.refuse_malformed(call, damage)
+            return None
 
     def refuse_malformed(self, call: Call, damage: Exception) -> None:
         """A message that is not what its method takes. The wording is grpc-go's, so that tools show the same."""

@@ -72,10 +72,8 @@ class KV:
         self._context.propose(call, Kind.PUT, message)
 
     def delete_range(self, call: Call, message: bytes) -> None:
-        try:
-            request = rpc_pb2.DeleteRangeRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(call, damage)
+        request = self._context.parse(call, rpc_pb2.DeleteRangeRequest.FromString, message)
+        if request is None:
             return
         refused = check_delete_range(request)
         if refused is not None:
@@ -86,10 +84,8 @@ class KV:
             self._context.propose(call, Kind.DELETE_RANGE, message)
 
     def txn(self, call: Call, message: bytes) -> None:
-        try:
-            request = rpc_pb2.TxnRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(call, damage)
+        request = self._context.parse(call, rpc_pb2.TxnRequest.FromString, message)
+        if request is None:
             return
         # Before any other validation (AL-23).
         if not self._node.quota.allows(txn_cost(request)):
@@ -106,10 +102,8 @@ class KV:
             self._node.linearizable(self._read_txn, (call, request))
 
     def compact(self, call: Call, message: bytes) -> None:
-        try:
-            request = rpc_pb2.CompactionRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(call, damage)
+        request = self._context.parse(call, rpc_pb2.CompactionRequest.FromString, message)
+        if request is None:
             return
         if request.physical:
             self._context.propose(call, Kind.COMPACT, message, self._finish_physical)

@@ -34,10 +34,8 @@ class LeaseService:
         )
 
     def grant(self, call: Call, message: bytes) -> None:
-        try:
-            request = rpc_pb2.LeaseGrantRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(call, damage)
+        request = self._context.parse(call, rpc_pb2.LeaseGrantRequest.FromString, message)
+        if request is None:
             return
         if not self._node.quota.allows(LEASE_GRANT_COST_BYTES):
             self._context.refuse_no_space(call)
@@ -52,10 +50,7 @@ class LeaseService:
         self._context.propose(call, Kind.LEASE_GRANT, request.SerializeToString())
 
     def revoke(self, call: Call, message: bytes) -> None:
-        try:
-            rpc_pb2.LeaseRevokeRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(call, damage)
+        if self._context.parse(call, rpc_pb2.LeaseRevokeRequest.FromString, message) is None:
             return
         self._context.propose(call, Kind.LEASE_REVOKE, message)
 
@@ -70,10 +65,8 @@ class LeaseService:
             stream.end(STOPPED)
 
     def time_to_live(self, call: Call, message: bytes) -> None:
-        try:
-            request = rpc_pb2.LeaseTimeToLiveRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(call, damage)
+        request = self._context.parse(call, rpc_pb2.LeaseTimeToLiveRequest.FromString, message)
+        if request is None:
             return
         lessor = self._node.lessor
         response = rpc_pb2.LeaseTimeToLiveResponse(ID=request.ID)
@@ -91,10 +84,7 @@ class LeaseService:
         call.reply(self._context.header_now() + response.SerializeToString())
 
     def leases(self, call: Call, message: bytes) -> None:
-        try:
-            rpc_pb2.LeaseLeasesRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(call, damage)
+        if self._context.parse(call, rpc_pb2.LeaseLeasesRequest.FromString, message) is None:
             return
         ids = self._node.lessor.ids(self._node.now())
         messages = (rpc_pb2.LeaseStatus(ID=each).SerializeToString() for each in ids)
@@ -112,10 +102,8 @@ class KeepAliveStream:
         self._forget = forget
 
     def on_message(self, message: bytes) -> None:
-        try:
-            request = rpc_pb2.LeaseKeepAliveRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(self._call, damage)
+        request = self._context.parse(self._call, rpc_pb2.LeaseKeepAliveRequest.FromString, message)
+        if request is None:
             return
         node = self._context.node
         if not node.leads:

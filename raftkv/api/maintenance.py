@@ -40,10 +40,7 @@ class Maintenance:
 
     def status(self, call: Call, message: bytes) -> None:
         """Local, never forwarded (contract section 6.1)."""
-        try:
-            rpc_pb2.StatusRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(call, damage)
+        if self._context.parse(call, rpc_pb2.StatusRequest.FromString, message) is None:
             return
         node, status = self._node, self._node.raft_status()
         response = rpc_pb2.StatusResponse(
@@ -71,10 +68,7 @@ class Maintenance:
 
     def alarm(self, call: Call, message: bytes) -> None:
         """All three actions go through the log (AL-01)."""
-        try:
-            rpc_pb2.AlarmRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(call, damage)
+        if self._context.parse(call, rpc_pb2.AlarmRequest.FromString, message) is None:
             return
         self._context.propose(call, Kind.ALARM, message)
 
@@ -91,10 +85,8 @@ class Maintenance:
             call.reply(b"")
 
     def move_leader(self, call: Call, message: bytes) -> None:
-        try:
-            request = rpc_pb2.MoveLeaderRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(call, damage)
+        request = self._context.parse(call, rpc_pb2.MoveLeaderRequest.FromString, message)
+        if request is None:
             return
         # With one voter the only member that could lead is the one that does (MT-41, MT-42).
         if request.targetID == self._node.leader_id:
@@ -103,10 +95,8 @@ class Maintenance:
             refuse(call, BAD_LEADER_TRANSFEREE)
 
     def hash_kv(self, call: Call, message: bytes) -> None:
-        try:
-            request = rpc_pb2.HashKVRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(call, damage)
+        request = self._context.parse(call, rpc_pb2.HashKVRequest.FromString, message)
+        if request is None:
             return
         try:
             pin = self._node.backend.pin()

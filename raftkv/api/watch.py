@@ -93,10 +93,8 @@ class WatchStream:
     # --- what the client sends ----------------------------------------------------------------------------------------
 
     def on_message(self, message: bytes) -> None:
-        try:
-            request = rpc_pb2.WatchRequest.FromString(message)
-        except Exception as damage:
-            self._context.refuse_malformed(self._call, damage)
+        request = self._context.parse(self._call, rpc_pb2.WatchRequest.FromString, message)
+        if request is None:
             return
         kind = request.WhichOneof("request_union")
         if kind is not None:  # a request with nothing in it is ignored (W-33)
