@@ -2,7 +2,8 @@
 
 Deterministic: the same entries give the same state and the same results on every member (RF-52). No clock, no chance,
 no local setting decides anything here. Owns the consistent index, which every commit carries, so that each entry takes
-effect exactly once over crashes (RF-50).
+effect exactly once over crashes (RF-50), the rolling hash of what the entries did, and consensus' configuration as of
+the last of them.
 """
 
 from __future__ import annotations
@@ -14,20 +15,24 @@ from raftkv.apply import txn as transactions
 from raftkv.apply.alarms import CORRUPT, NOSPACE, Alarms
 from raftkv.apply.batch import Kind, count_requests, decode_batch
 from raftkv.apply.errors import ApplyError, CorruptAlarm, MalformedEntry, NoSpaceAlarm
+from raftkv.apply.member_change import change_members, decode_member_change, leave_joint, members_body
 from raftkv.apply.quota import txn_cost
-from raftkv.backend import Meta
-from raftkv.backend.schema import pack_consistent_index, unpack_consistent_index
+from raftkv.apply.state_hash import RecentHashes, mix
+from raftkv.backend import Meta, SchemaError
+from raftkv.backend.schema import pack_consistent_index, pack_u64, unpack_consistent_index, unpack_u64
 from raftkv.lease import LeaseError, LeaseNotFound, Lessor
 from raftkv.membership import Members, MembershipError
 from raftkv.mvcc import MvccError, Store, Writer
-from raftkv.pb import rpc_pb2
+from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.pb.splice import framed, varint
-from raftkv.raft import EntryType
+from raftkv.raft import ConfState, EntryType
+from raftkv.wire import WireError, decode_conf_state, encode_conf_state
 
 if TYPE_CHECKING:
+    from raftkv.apply.member_change import MemberChange
     from raftkv.backend import Backend, WriteTxn
     from raftkv.mvcc.watch import RevisionEvents
-    from raftkv.raft import Entry
+    from raftkv.raft import ConfChange, Entry
 
 Result: TypeAlias = "tuple[int, bytes] | Exception"
 """(header revision, response body without its header), or the refusal."""
@@ -46,11 +51,14 @@ _put_request = rpc_pb2.PutRequest.FromString
 
 
 class Applied(NamedTuple):
-    """One entry's results."""
+    """One entry's results. One without requests is nobody's: proposer and number are 0."""
 
     proposer: int
     number: int
     results: list[Result]
+    change: ConfChange | None = None
+    """What took effect in consensus' configuration, for `RawNode.apply_conf_change`; None for a refused change too
+    (RF-61, RF-62)."""
 
 
 class Applier:
@@ -68,6 +76,12 @@ class Applier:
         """Term of that entry (G-12)."""
         self.cluster_version = ""
         """Empty until the leader has decided it (F-76)."""
+        self.conf_state = ConfState()
+        """Consensus' configuration as of that entry (RF-65). Agrees with the members (CL-53)."""
+        self.state_hash = 0
+        """What that entry and all before it did, as a rolling hash (`state_hash.mix`)."""
+        self.hashes = RecentHashes()
+        """The same after each of the last entries."""
         self._txn: WriteTxn
         self._writer: Writer
         self._normal: dict[int, Handler] = {
@@ -80,21 +94,34 @@ class Applier:
             Kind.ALARM: self._alarm,
             Kind.PUBLISH: self._publish,
             Kind.CLUSTER_VERSION: self._set_cluster_version,
+            Kind.MEMBER_UPDATE: self._update_member,
         }
         self._handlers = self._normal
         backend.before_commit = self._before_commit
 
     def load(self) -> None:
-        """Take the state from the backend: after opening it, and after installing a snapshot."""
-        txn, tables = self._backend.read(), self._backend.tables
-        raw = txn.get(Meta.CONSISTENT_INDEX, db=tables.meta)
-        self.index, self.term = unpack_consistent_index(raw) if raw else (0, 0)
-        self.cluster_version = (txn.get(Meta.CLUSTER_VERSION, db=tables.meta) or b"").decode("ascii")
+        """Take the state from the backend: after opening it, and after its store was replaced by a snapshot, when the
+        state machines have been given the new tables (`rebind`). Nothing stays of what was before.
+
+        Raises SchemaError for what cannot be.
+        """
+        txn, meta = self._backend.read(), self._backend.tables.meta
+        self.index, self.term = unpack_consistent_index(txn.get(Meta.CONSISTENT_INDEX, bytes(16), meta))
+        self.cluster_version = txn.get(Meta.CLUSTER_VERSION, b"", meta).decode("ascii")
+        self.conf_state = _decode_conf_state(txn.get(Meta.CONF_STATE, None, meta))
+        self._load_hash(unpack_u64(txn.get(Meta.STATE_HASH, bytes(8), meta)))
         self._store.load(txn)
         self._lessor.load(txn)
         self._members.load(txn)
         self._alarms.load(txn)
         self._choose_handlers()
+
+    def _load_hash(self, state_hash: int) -> None:
+        """What is older was another store's, or is not known any more."""
+        self.state_hash = state_hash
+        self.hashes.clear()
+        if self.index:
+            self.hashes.note(self.index, state_hash)
 
     @staticmethod
     def growth(entries: Sequence[Entry]) -> tuple[int, int]:
@@ -105,7 +132,7 @@ class Applier:
         data_bytes = requests = 0
         for entry in entries:
             data_bytes += len(entry.data)
-            requests += count_requests(entry.data)
+            requests += count_requests(entry.data) if entry.type is EntryType.NORMAL else 1
         return COPIES_OF_VALUE * data_bytes, PAGES_PER_REQUEST * requests
 
     def apply(self, entries: Sequence[Entry]) -> tuple[list[Applied], Sequence[RevisionEvents]]:
@@ -127,19 +154,21 @@ class Applier:
     def _before_commit(self, txn: WriteTxn) -> None:
         """What a commit must carry: how far it goes, exactly (RF-50), and what the store holds back between commits."""
         self._store.flush(txn)
-        index = pack_consistent_index(self.index, self.term)
-        txn.put(Meta.CONSISTENT_INDEX, index, db=self._backend.tables.meta)
+        meta = self._backend.tables.meta
+        txn.put(Meta.CONSISTENT_INDEX, pack_consistent_index(self.index, self.term), db=meta)
+        txn.put(Meta.STATE_HASH, pack_u64(self.state_hash), db=meta)
 
     def _apply_entry(self, entry: Entry) -> Applied:
         assert entry.index == self.index + 1, "entries are applied in order, each once"
-        if not entry.data:  # a new leader's first entry (RF-07)
-            self.index, self.term = entry.index, entry.term
+        if entry.type is EntryType.CONF_CHANGE:
+            return self._apply_conf_change(entry)
+        if not entry.data:  # a new leader's first entry (RF-07), or a change that came before its turn (RF-60)
+            self._end_entry(entry, (), ())
             return Applied(0, 0, [])
-        if entry.type is not EntryType.NORMAL:
-            raise MalformedEntry(f"entry {entry.index} changes the membership of a cluster that has one fixed member")
         batch = decode_batch(entry.data)
         results: list[Result] = []
         append, begin = results.append, self._writer.begin
+        earlier_events = len(self._writer.events)
         for kind, message in batch.requests:
             handler = self._handlers.get(kind)
             if handler is None:
@@ -149,8 +178,37 @@ class Applier:
                 append(handler(message))
             except REFUSALS as refusal:
                 append(refusal)
-        self.index, self.term = entry.index, entry.term
+        self._end_entry(entry, self._writer.events[earlier_events:], results)
         return Applied(batch.proposer, batch.number, results)
+
+    def _end_entry(self, entry: Entry, events: Sequence[RevisionEvents], results: Sequence[Result]) -> None:
+        self.index, self.term = entry.index, entry.term
+        self.state_hash = mix(self.state_hash, entry.index, entry.term, self._store.current_revision, events, results)
+        self.hashes.note(entry.index, self.state_hash)
+
+    # --- consensus' configuration -------------------------------------------------------------------------------------
+
+    def _apply_conf_change(self, entry: Entry) -> Applied:
+        """Members and configuration change together, or the reason why not is the result (CL-53, RF-62). No alarm is
+        in the way (CL-54), and no revision is used."""
+        change, request = decode_member_change(entry.data)
+        result: Result
+        effect: ConfChange | None = None
+        try:
+            conf_state, body = self._next_membership(change, request)
+        except MembershipError as refusal:
+            result = refusal
+        else:
+            result, effect = (0, body), change
+            self.conf_state = conf_state
+            self._txn.put(Meta.CONF_STATE, encode_conf_state(conf_state), db=self._backend.tables.meta)
+        self._end_entry(entry, (), (result, (0, encode_conf_state(self.conf_state))))
+        return Applied(request.proposer, request.number, [result], effect)
+
+    def _next_membership(self, change: ConfChange, request: MemberChange) -> tuple[ConfState, bytes]:
+        if change.leaves_joint:
+            return leave_joint(self.conf_state), b""
+        return change_members(self._txn, self._members, self.conf_state, change, request)
 
     # --- key-value ----------------------------------------------------------------------------------------------------
 
@@ -244,9 +302,14 @@ class Applier:
         return self._writer.end(), b"".join(framed(b"\x12", each.SerializeToString()) for each in messages)
 
     def _publish(self, message: bytes) -> tuple[int, bytes]:
-        member = rpc_pb2.Member.FromString(message)
-        self._members.publish(self._txn, member.ID, member.name, member.clientURLs)
+        member = peer_pb2.MemberRecord.FromString(message)
+        self._members.publish(self._txn, member.ID, member.name, member.clientURLs, member.data_id)
         return self._writer.end(), b""
+
+    def _update_member(self, message: bytes) -> tuple[int, bytes]:
+        request = rpc_pb2.MemberUpdateRequest.FromString(message)
+        self._members.update(self._txn, request.ID, request.peerURLs)
+        return self._writer.end(), members_body(self._members)
 
     def _set_cluster_version(self, message: bytes) -> tuple[int, bytes]:
         self._txn.put(Meta.CLUSTER_VERSION, message, db=self._backend.tables.meta)
@@ -291,3 +354,12 @@ def _refuse_no_space(_message: bytes) -> Any:
 
 def _refuse_corrupt(_message: bytes) -> Any:
     raise CorruptAlarm
+
+
+def _decode_conf_state(raw: bytes | None) -> ConfState:
+    if raw is None:
+        return ConfState()
+    try:
+        return decode_conf_state(raw)
+    except WireError as damage:
+        raise SchemaError(f"meta: the configuration cannot be read: {damage}") from damage

@@ -39,9 +39,12 @@ class Kind(IntEnum):
     ALARM = 7
     """etcdserverpb.AlarmRequest"""
     PUBLISH = 8
-    """etcdserverpb.Member with ID, name and clientURLs: a member tells its attributes (CL-02)"""
+    """raftkvpb.MemberRecord with ID, name, clientURLs and data_id: a member tells its attributes (CL-02). The first
+    raftkv wrote etcdserverpb.Member, which reads the same"""
     CLUSTER_VERSION = 9
     """ASCII, like 3.6.0 (F-76)"""
+    MEMBER_UPDATE = 10
+    """etcdserverpb.MemberUpdateRequest. The other changes of members concern consensus and are entries of their own"""
 
 
 class Batch(NamedTuple):

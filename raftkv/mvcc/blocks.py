@@ -70,6 +70,7 @@ class Blocks:
                 self.entries.append(entries)
         self._split_above = [2 * self._target] * len(self.starts)
         self._dirty.clear()
+        self._changes = 0
 
     def rebind(self, tables: Tables) -> None:
         """Goes on with the handles of a reopened environment that holds the same data."""

@@ -89,9 +89,12 @@ class MemberChange(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
     MEMBER_FIELD_NUMBER: _builtins.int
+    MAX_LEARNERS_FIELD_NUMBER: _builtins.int
     proposer: _builtins.int
     number: _builtins.int
     operation: Global___MemberChange.Operation.ValueType
+    max_learners: _builtins.int
+    """ADD_LEARNER: how many learners the proposer allows, so that applying decides the same everywhere (CL-22); 0: any."""
     @_builtins.property
     def member(self) -> Global___MemberRecord:
         """ADD, ADD_LEARNER: id and peer URLs. Otherwise the id alone."""
@@ -103,10 +106,11 @@ class MemberChange(_message.Message):
         number: _builtins.int = ...,
         operation: Global___MemberChange.Operation.ValueType = ...,
         member: Global___MemberRecord | None = ...,
+        max_learners: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "number", b"number", "operation", b"operation", "proposer", b"proposer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_learners", b"max_learners", "member", b"member", "number", b"number", "operation", b"operation", "proposer", b"proposer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -460,20 +464,23 @@ Global___StateHashesResponse: _TypeAlias = StateHashesResponse  # noqa: Y015
 
 @_typing.final
 class DivergedRequest(_message.Message):
-    """Diverged: the sender's state differs from the leader's from this index on. The leader raises CORRUPT for it."""
+    """Diverged: that member's state differs from the others' from this index on. The leader raises CORRUPT for it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    MEMBER_ID_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
+    member_id: _builtins.int
     index: _builtins.int
     def __init__(
         self,
         *,
+        member_id: _builtins.int = ...,
         index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "member_id", b"member_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,30 +8,35 @@ import pytest
 from apply_support import (
     MEMBER_ID,
     TERM,
+    Change,
     Machine,
     Request,
+    change_entry,
     compact,
     delete,
     disarm,
     entry,
     grant,
+    leave_entry,
     outcome,
     plain,
+    publish,
     put,
     raise_alarm,
     raw,
     revoke,
     txn,
+    update_member,
 )
 from google.protobuf.message import DecodeError
 
 from raftkv.apply import CORRUPT, NOSPACE, Applier, CorruptAlarm, Kind, MalformedEntry, NoSpaceAlarm
 from raftkv.apply.applier import COPIES_OF_VALUE, PAGES_PER_REQUEST
-from raftkv.backend import BackendError
+from raftkv.backend import BackendError, Meta
 from raftkv.lease import LeaseExists, LeaseNotFound, LeaseTTLTooLarge
-from raftkv.membership import MemberNotFound
+from raftkv.membership import DataDirectoryChanged, MemberNotFound
 from raftkv.mvcc import CompactedError, FutureRevisionError, KeyNotFoundError
-from raftkv.pb import rpc_pb2
+from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.raft import Entry, EntryType
 
 # --- each entry once --------------------------------------------------------------------------------------------------
@@ -100,7 +105,7 @@ def test_the_first_entry_of_a_leader_moves_index_and_term_only(machine: Machine)
         (Entry(TERM, 2, EntryType.CONF_CHANGE, b"x"), MalformedEntry),
         (entry(2, [put(b"b"), (Kind.PUT, b"\xff")]), DecodeError),
     ],
-    ids=["not a batch", "unknown kind", "configuration change", "request that is none"],
+    ids=["not a batch", "unknown kind", "no configuration change", "request that is none"],
 )
 def test_an_entry_that_nobody_could_have_proposed_stops_the_member(
     machine: Machine, damaged: Entry, error: type[Exception]
@@ -145,7 +150,8 @@ def test_an_error_of_the_disk_is_no_result(machine: Machine, monkeypatch: pytest
         (grant(2, 9_000_000_001), LeaseTTLTooLarge),
         (grant(0), LeaseNotFound),
         (revoke(9), LeaseNotFound),
-        ((Kind.PUBLISH, raw(rpc_pb2.Member(ID=8, name="other"))), MemberNotFound),
+        (publish(8, "other"), MemberNotFound),
+        (update_member(8, "http://other:2380"), MemberNotFound),
         (
             txn(
                 rpc_pb2.TxnRequest(
@@ -174,7 +180,8 @@ def test_a_refusal_is_a_result_and_leaves_no_trace(
     assert machine.store.current_revision == 3
     after = machine.content()
     assert {name for name in after if after[name] != before[name]} == {"meta"}
-    assert [key for key, value in after["meta"] if (key, value) not in before["meta"]] == [b"consistent_index"]
+    changed = [key for key, value in after["meta"] if (key, value) not in before["meta"]]
+    assert changed == [Meta.CONSISTENT_INDEX, Meta.STATE_HASH]
 
 
 def test_a_refusal_does_not_harm_its_neighbours_in_the_batch(machine: Machine) -> None:
@@ -247,7 +254,8 @@ _ALL_KINDS: list[tuple[str, Request]] = [
     ("compact", compact(2)),
     ("grant", grant(5)),
     ("revoke", revoke(1)),
-    ("publish", (Kind.PUBLISH, raw(rpc_pb2.Member(ID=MEMBER_ID, name="n")))),
+    ("publish", publish(MEMBER_ID, "n")),
+    ("update", update_member(MEMBER_ID, "http://moved:2380")),
     ("alarm", raise_alarm(NOSPACE, 99)),
 ]
 
@@ -267,7 +275,7 @@ def _refused(machine: Machine) -> dict[str, type[Exception]]:
 
 
 def test_no_space_refuses_what_adds_data_and_nothing_else(machine: Machine) -> None:
-    """AL-25, AL-26; of whichever member the alarm is (AL-06)."""
+    """AL-25, AL-26, CL-54; of whichever member the alarm is (AL-06)."""
     machine.apply(grant(1), put(b"a", lease=1), raise_alarm(NOSPACE, member_id=1234))
     assert _refused(machine) == dict.fromkeys(
         ["put", "txn that puts", "txn that puts deep down", "grant"], NoSpaceAlarm
@@ -275,9 +283,9 @@ def test_no_space_refuses_what_adds_data_and_nothing_else(machine: Machine) -> N
 
 
 def test_corrupt_refuses_every_change_of_data(machine: Machine) -> None:
-    """AL-10."""
+    """AL-10, CL-54."""
     machine.apply(grant(1), put(b"a", lease=1), raise_alarm(CORRUPT))
-    unharmed = {"publish", "alarm"}
+    unharmed = {"publish", "update", "alarm"}
     assert _refused(machine) == dict.fromkeys([name for name, _ in _ALL_KINDS if name not in unharmed], CorruptAlarm)
 
 
@@ -310,15 +318,41 @@ def test_alarms_hold_after_a_restart(machine: Machine) -> None:
 # --- the rest ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_member_publishes_itself(machine: Machine) -> None:
-    """CL-02."""
-    member = rpc_pb2.Member(ID=MEMBER_ID, name="one", clientURLs=["http://b:1", "http://a:1"])
-    assert machine.apply((Kind.PUBLISH, raw(member))) == [(1, b"")]
+@pytest.mark.parametrize("message", [rpc_pb2.Member, peer_pb2.MemberRecord], ids=["written at first", "written now"])
+def test_a_member_publishes_itself(machine: Machine, message: type[rpc_pb2.Member | peer_pb2.MemberRecord]) -> None:
+    """CL-02. Entries of the first raftkv hold the message that clients get."""
+    published = message(ID=MEMBER_ID, name="one", clientURLs=["http://b:1", "http://a:1"])
+    assert machine.apply((Kind.PUBLISH, raw(published))) == [(1, b"")]
     machine.backend.commit()
     machine.die()
     known = machine.members.get(MEMBER_ID)
     assert known is not None
     assert (known.name, known.client_urls, known.started) == ("one", ("http://b:1", "http://a:1"), True)
+
+
+def test_a_member_that_lost_its_data_cannot_publish(machine: Machine) -> None:
+    """RF-72."""
+    results = machine.apply(
+        publish(MEMBER_ID, "one", data_id=11), publish(MEMBER_ID, "one"), publish(MEMBER_ID, "new", data_id=12)
+    )
+    assert [outcome(each) for each in results] == [(1, b""), (1, b""), DataDirectoryChanged]
+    known = machine.members.get(MEMBER_ID)
+    assert known is not None
+    assert (known.name, known.data_id) == ("one", 11)
+
+
+def test_a_member_moves(machine: Machine) -> None:
+    """CL-40, CL-07; stored sorted (CL-03). No revision is used."""
+    machine.apply(put(b"a"), publish(MEMBER_ID, "one", "http://c:1"))
+    ((revision, body),) = machine.apply(update_member(MEMBER_ID, "http://z:2380", "http://a:2380"))
+    assert revision == 2
+    moved = rpc_pb2.Member(
+        ID=MEMBER_ID, name="one", peerURLs=["http://a:2380", "http://z:2380"], clientURLs=["http://c:1"]
+    )
+    assert rpc_pb2.MemberUpdateResponse.FromString(body) == rpc_pb2.MemberUpdateResponse(members=[moved])
+    machine.backend.commit()
+    machine.die()
+    assert [each.to_message() for each in machine.members] == [moved]
 
 
 def test_the_cluster_version_is_remembered(machine: Machine) -> None:
@@ -332,6 +366,13 @@ def test_the_cluster_version_is_remembered(machine: Machine) -> None:
 
 
 def test_growth_counts_bytes_and_requests_of_all_entries() -> None:
-    entries = [Entry(TERM, 1), entry(2, [put(b"a"), put(b"b")]), entry(3, [put(b"c")])]
+    """A membership change is one request, whatever stands where a batch has its count."""
+    entries = [
+        Entry(TERM, 1),
+        entry(2, [put(b"a"), put(b"b")]),
+        entry(3, [put(b"c")]),
+        change_entry(4, Change.ADD, 8, "http://eight:2380"),
+        leave_entry(5),
+    ]
     data_bytes = sum(len(each.data) for each in entries)
-    assert Applier.growth(entries) == (COPIES_OF_VALUE * data_bytes, PAGES_PER_REQUEST * 3)
+    assert Applier.growth(entries) == (COPIES_OF_VALUE * data_bytes, PAGES_PER_REQUEST * 5)

@@ -1,9 +1,10 @@
-"""The member records: CL-01 to CL-06, in memory and after a restart."""
+"""The member records: CL-01 to CL-06, CL-21, CL-30, CL-40, CL-41, RF-72, in memory and after a restart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -11,15 +12,19 @@ import pytest
 from raftkv.backend import SchemaError
 from raftkv.backend.schema import Tables, pack_u64
 from raftkv.membership import (
+    DataDirectoryChanged,
     Member,
     MemberExists,
     MemberNotFound,
+    MemberNotLearner,
     MemberRemoved,
     Members,
     PeerURLExists,
 )
+from raftkv.pb import peer_pb2, rpc_pb2
 
 ONE = Member(1, ("http://one:2380",))
+TWO = Member(2, ("http://two:2380", "http://two:2382"), "two", ("http://two:2379",), data_id=22)
 HUGE = Member(2**64 - 1, ("http://huge:2380",), is_learner=True)
 
 
@@ -43,6 +48,16 @@ class Disk:
         with self.env.begin(write=True) as txn:
             for member in members:
                 self.members.add(txn, member)
+
+    def change(self, change: Callable[..., None], *arguments: Any) -> None:
+        """Have one of the members' own mutations committed; nothing is, if it is refused."""
+        with self.env.begin(write=True) as txn:
+            change(txn, *arguments)
+
+    def both(self) -> Iterator[Members]:
+        """The members as they are, and as a restart finds them."""
+        yield self.members
+        yield self.load()
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         with self.env.begin(write=True) as txn:
@@ -116,9 +131,166 @@ def test_only_members_can_publish(disk: Disk) -> None:
     assert list(disk.load()) == []
 
 
+# --- removal ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_removed_member_is_gone_for_ever(disk: Disk) -> None:
+    """CL-06, CL-30: its id is refused, for whatever, also after a restart; its URLs are free again."""
+    disk.add(ONE, TWO, HUGE)
+    disk.change(disk.members.remove, 2)
+    disk.change(disk.members.remove, HUGE.id)
+    for members in disk.both():
+        assert list(members) == [ONE]
+        assert members.removed == [2, HUGE.id]
+        assert members.was_removed(2)
+        with pytest.raises(MemberRemoved):
+            disk.change(members.add, Member(2, ("http://elsewhere:2380",)))
+        for change in (members.remove, members.promote):
+            with pytest.raises(MemberNotFound):
+                disk.change(change, 2)
+        with pytest.raises(MemberNotFound):
+            disk.change(members.update, 2, ["http://elsewhere:2380"])
+    disk.add(Member(3, TWO.peer_urls))
+    assert [each.id for each in disk.load()] == [1, 3]
+
+
+def test_who_walks_over_the_members_may_remove_them(disk: Disk) -> None:
+    disk.add(ONE, TWO, HUGE)
+    for each in disk.members:
+        disk.change(disk.members.remove, each.id)
+    assert len(disk.members) == len(disk.load()) == 0
+
+
+def test_one_member_is_kept_as_a_voter(disk: Disk) -> None:
+    """--force-new-cluster; a learner may be all that is left."""
+    disk.add(ONE, TWO, HUGE)
+    disk.change(disk.members.remove, 1)
+    disk.change(disk.members.keep_only, HUGE.id)
+    for members in disk.both():
+        assert list(members) == [Member(HUGE.id, HUGE.peer_urls, is_learner=False)]
+        assert members.removed == [1, 2]
+
+
+def test_nobody_is_removed_for_the_sake_of_a_stranger(disk: Disk) -> None:
+    disk.add(ONE, TWO)
+    with pytest.raises(MemberNotFound):
+        disk.change(disk.members.keep_only, 3)
+    for members in disk.both():
+        assert list(members) == [ONE, TWO]
+        assert members.removed == []
+
+
+# --- promotion and update ---------------------------------------------------------------------------------------------
+
+
+def test_a_learner_becomes_a_voter_once(disk: Disk) -> None:
+    """CL-41."""
+    disk.add(ONE, HUGE)
+    disk.change(disk.members.promote, HUGE.id)
+    for members in disk.both():
+        assert [each.is_learner for each in members] == [False, False]
+        with pytest.raises(MemberNotLearner):
+            disk.change(members.promote, HUGE.id)
+
+
+def test_an_update_changes_the_peer_urls_and_nothing_else(disk: Disk) -> None:
+    """CL-40; stored sorted (CL-03). A member's own URLs are not in its way."""
+    disk.add(ONE, TWO)
+    disk.change(disk.members.update, 2, ["http://two:2384", "http://two:2382"])
+    for members in disk.both():
+        assert members.get(2) == Member(
+            2, ("http://two:2382", "http://two:2384"), TWO.name, TWO.client_urls, data_id=TWO.data_id
+        )
+
+
+def test_another_members_url_is_refused(disk: Disk) -> None:
+    """CL-40."""
+    disk.add(ONE, TWO)
+    with pytest.raises(PeerURLExists):
+        disk.change(disk.members.update, 1, ["http://one:2380", "http://two:2382"])
+    for members in disk.both():
+        assert list(members) == [ONE, TWO]
+
+
+@pytest.mark.parametrize(
+    ("change", "argument", "outcome"),
+    [
+        ("add", TWO, None),
+        ("add", Member(1, ("http://new:2380",)), MemberExists),
+        ("add", Member(3, ("http://new:2380", *ONE.peer_urls)), PeerURLExists),
+        ("add", Member(66, ("http://new:2380",)), MemberRemoved),
+        ("remove", 1, None),
+        ("remove", 66, MemberNotFound),
+        ("remove", 67, MemberNotFound),
+        ("promote", HUGE.id, None),
+        ("promote", 1, MemberNotLearner),
+        ("promote", 66, MemberNotFound),
+        ("promote", 67, MemberNotFound),
+    ],
+)
+def test_what_is_checked_beforehand_is_what_the_change_says(
+    disk: Disk, change: str, argument: Any, outcome: type[Exception] | None
+) -> None:
+    disk.add(ONE, HUGE)
+    disk.put("members_removed", pack_u64(66), b"")
+    before = list(disk.members)
+    assert _refusal(getattr(disk.members, f"check_{change}"), argument) is outcome
+    assert list(disk.members) == before
+    assert _refusal(disk.change, getattr(disk.members, change), argument) is outcome
+    assert (list(disk.members) == before) is (outcome is not None)
+
+
+def _refusal(call: Callable[..., None], *arguments: Any) -> type[Exception] | None:
+    try:
+        call(*arguments)
+    except Exception as refusal:
+        return type(refusal)
+    return None
+
+
+# --- the data directory -----------------------------------------------------------------------------------------------
+
+
+def test_a_member_keeps_the_data_directory_that_it_first_had(disk: Disk) -> None:
+    """RF-72: whoever comes with another one has forgotten its votes; 0 says nothing and is no other."""
+    disk.add(ONE)
+    disk.change(disk.members.publish, 1, "one", ["http://c:1"])
+    disk.change(disk.members.publish, 1, "one", ["http://c:1"], 11)
+    disk.change(disk.members.publish, 1, "renamed", ["http://c:2"], 11)
+    disk.change(disk.members.publish, 1, "again", ["http://c:3"], 0)
+    with pytest.raises(DataDirectoryChanged, match="Remove it from the cluster, add it again"):
+        disk.change(disk.members.publish, 1, "impostor", ["http://c:4"], 12)
+    for members in disk.both():
+        assert list(members) == [Member(1, ONE.peer_urls, "again", ("http://c:3",), data_id=11)]
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
 def test_a_record_comes_back_as_it_was() -> None:
-    member = Member(2**64 - 1, ("http://p:1", "http://q:1"), "näme", ("http://c:1",), is_learner=True)
-    assert Member.from_bytes(member.to_message().SerializeToString()) == member
+    member = Member(2**64 - 1, ("http://p:1", "http://q:1"), "näme", ("http://c:1",), True, 2**64 - 1)
+    assert Member.from_bytes(member.to_record().SerializeToString()) == member
+    assert Member.from_record(member.to_record()) == member
+
+
+def test_a_record_and_a_clients_member_read_as_each_other() -> None:
+    """Stores written before there was a record hold the message that clients get."""
+    member = Member(7, ("http://p:1", "http://q:1"), "seven", ("http://c:1",), is_learner=True)
+    old = member.to_message().SerializeToString()
+    assert old == member.to_record().SerializeToString()
+    assert Member.from_bytes(old) == member
+    newer = Member(7, member.peer_urls, "seven", ("http://c:1",), True, data_id=5).to_record()
+    as_client_sees_it = rpc_pb2.Member.FromString(newer.SerializeToString())
+    as_client_sees_it.DiscardUnknownFields()
+    assert as_client_sees_it == member.to_message()
+
+
+def test_the_record_has_the_fields_of_a_clients_member() -> None:
+    """protos/peer.proto promises that either can be read as the other."""
+    fields = {each.name: each for each in peer_pb2.MemberRecord.DESCRIPTOR.fields}
+    for each in rpc_pb2.Member.DESCRIPTOR.fields:
+        twin = fields[each.name]
+        assert (twin.number, twin.type, twin.is_repeated) == (each.number, each.type, each.is_repeated)
 
 
 def test_a_damaged_record_is_refused_with_its_table(disk: Disk) -> None:
