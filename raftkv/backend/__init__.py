@@ -5,8 +5,9 @@ The only room that imports lmdb. Others get its transactions and table handles, 
 
 from __future__ import annotations
 
-from raftkv.backend.backend import MAP_SIZE_BYTES, MAX_PINS, Backend, Recovered
+from raftkv.backend.backend import MAP_SIZE_BYTES, Backend
 from raftkv.backend.datadir import install
+from raftkv.backend.durability import Checkpoint
 from raftkv.backend.errors import (
     BackendError,
     DamagedError,
@@ -16,9 +17,12 @@ from raftkv.backend.errors import (
     SchemaError,
     TooManyPinsError,
 )
+from raftkv.backend.facts import StoreFacts, store_facts
 from raftkv.backend.handles import Cursor, Db, ReadTxn, WriteTxn
+from raftkv.backend.received import Expected, ReceivedStore, settle_received
+from raftkv.backend.recovery import Recovered
 from raftkv.backend.schema import Meta, Tables
-from raftkv.backend.snapshots import Checkpoint, Defragmentation, HotCopy, ReadPin
+from raftkv.backend.snapshots import MAX_PINS, Defragmentation, HotCopy, ReadPin
 
 __all__ = [
     "MAP_SIZE_BYTES",
@@ -30,6 +34,7 @@ __all__ = [
     "DamagedError",
     "Db",
     "Defragmentation",
+    "Expected",
     "HotCopy",
     "LockedError",
     "Meta",
@@ -37,10 +42,14 @@ __all__ = [
     "PinsOpenError",
     "ReadPin",
     "ReadTxn",
+    "ReceivedStore",
     "Recovered",
     "SchemaError",
+    "StoreFacts",
     "Tables",
     "TooManyPinsError",
     "WriteTxn",
     "install",
+    "settle_received",
+    "store_facts",
 ]

@@ -16,121 +16,83 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import lmdb
 
 from raftkv.backend import datadir, environment
 from raftkv.backend.checkpoint import CheckpointRecord, read_boot_id
-from raftkv.backend.errors import (
-    BackendError,
-    NoSpaceError,
-    PinsOpenError,
-    TooManyPinsError,
-)
+from raftkv.backend.durability import Checkpoint, Durability
+from raftkv.backend.errors import BackendError, NoSpaceError, PinsOpenError, TooManyPinsError
 from raftkv.backend.handles import Db, ReadTxn, WriteTxn
 from raftkv.backend.metapage import MetaPages, read_metas
+from raftkv.backend.received import ReceivedStore
+from raftkv.backend.recovery import Recovered, recover
 from raftkv.backend.schema import Tables
-from raftkv.backend.snapshots import Checkpoint, Defragmentation, HotCopy, ReadPin
-from raftkv.backend.space import RESERVE_STEP_BYTES, Reservation, count_free_pages
+from raftkv.backend.snapshots import MAX_PINS, Defragmentation, HotCopy, Pins, ReadPin
+from raftkv.backend.space import RESERVE_STEP_BYTES, Reservation, Room, close_in_thread, count_free_pages
 
 _log = logging.getLogger(__name__)
 
 MAP_SIZE_BYTES: Final = 64 << 30
 """Address space and apparent file size, not memory or blocks. Eight times the largest quota etcd advises."""
 
-MAX_PINS: Final = 1000
-"""Bound of concurrent pins and hot copies; one more raises TooManyPinsError."""
-
-MAX_OPEN_PAGES: Final = 100_000
-"""LMDB gives up (MDB_TXN_FULL) at 131,071 dirty pages in one transaction."""
-MAX_OPEN_BYTES: Final = 32 << 20
-SPLITS_BYTES: Final = 1 << 20
-"""For new pages in a file that has few."""
-
 _OWN_READERS: Final = 24
 """Reader slots beside the pins: the shared one, two checkpoints, a defragmentation, LMDB's spare."""
-
-
-class Recovered(NamedTuple):
-    """What opening found and did."""
-
-    created: bool
-    """There was no store; this one is new and empty."""
-    clean: bool
-    """The last owner closed it properly (or it was just created or swapped in)."""
-    rolled_back: bool
-    """Commits after the last checkpoint were given up: a power cut may have torn them. Replay the log."""
-    swapped: bool
-    """A staged store (defragmentation, snapshot install) was put in place."""
-    consistent_index: int
-    term: int
 
 
 class Backend:
     """An open store.
 
-    `tables`: the table handles. New ones after `finish_defragment`, so hold the backend, or be told.
+    `tables`: the table handles. New ones after `finish_defragment` and `install`, so hold the backend, or be told.
     `size_bytes`: up to the end of the last used page, as of the last commit. What the quota compares (AL-22).
-    `durable_index`: consistent index of the last durable checkpoint; entries above it must stay in the log.
     """
 
     __slots__ = (
         "_boot_id",
-        "_checkpoint",
         "_defragmentation",
         "_directory",
-        "_distrusted",
-        "_durable",
-        "_durable_pin",
+        "_durability",
         "_env",
         "_fd",
         "_free",
         "_lock",
         "_map_size_bytes",
         "_meta",
-        "_open_bytes",
-        "_open_pages",
         "_page_size",
         "_path",
         "_pins",
         "_poisoned",
         "_read",
-        "_reservation",
+        "_room",
         "_step_bytes",
         "_txn_id",
         "_write",
         "before_commit",
-        "durable_index",
         "on_failed",
         "recovered",
+        "refuse_pins",
         "size_bytes",
         "tables",
     )
 
     _env: lmdb.Environment
     _fd: int
-    """Of the data file. Never the map's: for the meta pages, the free list, fallocate and fdatasync."""
+    """Of the data file; -1 once detached. Never the map's: for the meta pages, the free list, fallocate, fdatasync."""
     _meta: Db
     _page_size: int
     _read: ReadTxn | None
     """The shared one; None until somebody reads the newest commit."""
     _txn_id: int
     """Of the newest commit."""
-    _durable: CheckpointRecord
-    _durable_pin: ReadTxn
-    """Keeps the pages of `_durable`. Invariant: from the first commit to the last, one is open."""
-    _checkpoint: Checkpoint | None
-    """The one in flight."""
+    _durability: Durability
     _free: tuple[int, int]
     """(transaction id, free pages) of the last count."""
-    _reservation: Reservation
+    _room: Room
     tables: Tables
     size_bytes: int
-    durable_index: int
     recovered: Recovered
 
     def __init__(
@@ -143,20 +105,17 @@ class Backend:
         self._boot_id = boot_id
         self._map_size_bytes = map_size_bytes
         self._step_bytes = step_bytes
-        self._pins: dict[ReadPin, None] = {}  # oldest first
+        self._pins = Pins()
+        self.refuse_pins = False
+        """For whoever waits for the open pins to end: `pin` and `begin_copy` raise TooManyPinsError meanwhile."""
         self._defragmentation: Defragmentation | None = None
-        self._distrusted = False
         self.before_commit: Callable[[WriteTxn], None] | None = None
         """Given by whoever writes: called with each transaction before its commit, for what only a commit needs."""
         self.on_failed: Callable[[Exception], None] | None = None
         """Told once writing has failed for good."""
-        self._poisoned: Exception | None = None
+        self._poisoned: BaseException | None = None
         self._write: WriteTxn | None = None
         """Open, with what was written since the last commit."""
-        self._open_bytes = 0
-        """Values written into it, as announced by `reserve_batch`."""
-        self._open_pages = 0
-        """Pages that it may have dirtied; an upper bound."""
 
     # --- open and close -------------------------------------------------------------------------------------
 
@@ -175,101 +134,71 @@ class Backend:
         `boot_id`: of the running kernel, unless given. Blocks for one sync of the data file.
         Raises LockedError, DamagedError, OSError.
         """
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        datadir.make_directory(directory)
         lock = datadir.DirectoryLock(directory)
         try:
             self = cls(directory, lock, boot_id or read_boot_id(), map_size_bytes, reserve_step_bytes)
-            created, clean, rolled_back, swapped = self._recover()
-            self._attach()
+            record, self.recovered = recover(directory, self._boot_id)
+            self._attach(record)
         except BaseException:
             lock.release()
             raise
-        index, term = self._durable.consistent_index, self._durable.term
-        self.recovered = Recovered(created, clean, rolled_back, swapped, index, term)
-        fields = {"directory": str(directory), **self.recovered._asdict()}
-        _log.log(logging.WARNING if rolled_back else logging.INFO, "store opened", extra={"kv": fields})
+        # `_attach` made a checkpoint of what it found, which may be newer than the one recovered from.
+        record = self._durability.record
+        self.recovered = self.recovered._replace(consistent_index=record.consistent_index, term=record.term)
+        self.recovered.report(directory)
         return self
 
-    def _recover(self) -> tuple[bool, bool, bool, bool]:
-        """Makes data.mdb a file that LMDB may open. (created, clean, rolled back, swapped)."""
-        directory = self._directory
-        datadir.remove_leftovers(directory)
-        swapped = datadir.finish_swap(directory, self._boot_id, (0, 0))
-        record = datadir.load_checkpoint(directory)
-        created = record is None
-        if record is None:
-            environment.make_store(directory)
-            datadir.finish_swap(directory, self._boot_id, (0, 0))
-            record = datadir.load_checkpoint(directory)
-            assert record is not None
-        rolled_back = datadir.needs_rollback(record, self._boot_id)
-        if rolled_back:
-            datadir.put_back(directory, record)
-        datadir.check_data_file(directory, record)
-        self._durable = record
-        return created, record.clean, rolled_back, swapped
-
-    def _attach(self) -> None:
-        """Opens the environment on data.mdb and makes what it holds the first checkpoint."""
+    def _attach(self, record: CheckpointRecord) -> None:
+        """Opens the environment on data.mdb and makes what it holds the first checkpoint after `record`."""
         self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
             self._env = environment.open_environment(self._directory, self._map_size_bytes, MAX_PINS + _OWN_READERS)
         except BaseException:
             os.close(self._fd)
+            self._fd = -1
             raise
         try:
-            self._page_size = self._durable.metas.newest.page_size
+            self._page_size = record.metas.newest.page_size
             self._read = None
-            self._checkpoint = None
             self._free = (-1, 0)
+            reservation = Reservation(self._fd, self._step_bytes, self._env.info()["map_size"])
+            self._room = Room(reservation, self._page_size)
             self._note_commit()
-            self._reserve_at_open()
+            self._room.reserve_if_there_is()
             self._meta = environment.open_meta(self._env, self._path)
+            self._durability = Durability(self._directory, self._fd, self._boot_id, record, self._env.begin())
             # Before the first commit: the commits of an earlier process may still be in the page cache only,
             # and from the first commit on their pages could be reused, were they not pinned and durable.
-            self._first_checkpoint()
+            self._checkpoint_now(clean=False)
             self.tables = environment.open_tables(self._env)
             self._note_commit()
         except BaseException:
             self._detach()
             raise
 
-    def _reserve_at_open(self) -> None:
-        self._reservation = Reservation(self._fd, self._step_bytes, self._env.info()["map_size"])
-        try:
-            self._reservation.extend(self.size_bytes)
-        except NoSpaceError as error:
-            # Reading works all the same, and `reserve` refuses the writes.
-            _log.warning("no room ahead of the data file", extra={"kv": {"error": str(error)}})
-
-    def _first_checkpoint(self) -> None:
-        self._durable_pin = self._env.begin()
-        checkpoint = self._new_checkpoint(clean=False)
-        checkpoint.sync()
-        self.end_checkpoint(checkpoint)
-
     def _detach(self) -> None:
-        """Closes the environment; every transaction on it dies."""
+        """Closes the environment; every transaction on it dies. Idempotent."""
         self.abort()
         self._read = None
         self._env.close()
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def close(self) -> None:
         """A last checkpoint with the clean mark, then lets go of the directory. Pins and hot copies end here.
 
         Blocks. Raises OSError if the last checkpoint failed: the store is closed then too, and will replay.
         """
-        assert self._checkpoint is None, "a checkpoint is in flight"
+        assert self._durability.in_flight is None, "a checkpoint is in flight"
         if self._defragmentation is not None:
             self.abandon_defragment(self._defragmentation)
         try:
-            if not (self._distrusted or self._poisoned):
+            if not (self._durability.distrusted or self._poisoned):
                 self.commit()
-                checkpoint = self._new_checkpoint(clean=True)
-                checkpoint.sync()
+                self._checkpoint_now(clean=True)
         finally:
-            self._checkpoint = None
             self._pins.clear()
             self._detach()
             self._lock.release()
@@ -330,18 +259,18 @@ class Backend:
         txn, self._write = self._write, None
         if txn is not None:
             txn.abort()
-        self._open_bytes = self._open_pages = 0
+        self._room.note_end(self.size_bytes)
 
     @property
     def commit_due(self) -> bool:
         """The open transaction has grown enough; LMDB bounds how many pages one may dirty."""
-        return self._open_growth(0, 0) >= MAX_OPEN_PAGES * self._page_size or self._open_bytes >= MAX_OPEN_BYTES
+        return self._room.commit_due
 
     def _note_commit(self) -> None:
         info = self._env.info()
         self._txn_id = info["last_txnid"]
         self.size_bytes = (info["last_pgno"] + 1) * self._page_size
-        self._open_bytes = self._open_pages = 0
+        self._room.note_end(self.size_bytes)
 
     def read(self) -> ReadTxn:
         """The newest state, what is open included; valid until the next commit, never closed by callers."""
@@ -355,17 +284,16 @@ class Backend:
     def pin(self) -> ReadPin:
         """The newest state as a snapshot of its own, for work in slices; commits what is open.
 
-        Raises TooManyPinsError at MAX_PINS.
+        Raises TooManyPinsError at MAX_PINS, and while `refuse_pins`.
         """
-        if len(self._pins) >= MAX_PINS:
-            raise TooManyPinsError(f"{MAX_PINS} snapshots are pinned already")
-        self.commit()
-        pin = ReadPin(self._env.begin(), time.monotonic(), self._unpin)
-        self._pins[pin] = None
-        return pin
+        return self._pin(of_copy=False)
 
-    def _unpin(self, pin: ReadPin) -> None:
-        self._pins.pop(pin, None)
+    def _pin(self, *, of_copy: bool) -> ReadPin:
+        if self.refuse_pins:
+            raise TooManyPinsError("the store is about to be replaced; try again in a moment")
+        self._pins.check_room()
+        self.commit()
+        return self._pins.add(self._env.begin(), of_copy=of_copy)
 
     @property
     def pin_count(self) -> int:
@@ -373,17 +301,20 @@ class Backend:
         return len(self._pins)
 
     @property
+    def blocking_pin_count(self) -> int:
+        """Pins that `install` and `finish_defragment` have to wait for; hot copies outlive the environment."""
+        return self._pins.blocking_count
+
+    @property
     def oldest_pin_age_s(self) -> float:
         """0.0 if there are none."""
-        for pin in self._pins:
-            return time.monotonic() - pin.opened_s
-        return 0.0
+        return self._pins.oldest_age_s
 
     # --- space ----------------------------------------------------------------------------------------------
 
     def reserve(self, extra_bytes: int) -> None:
         """Makes sure that the file can grow by so much beyond what is open. Raises NoSpaceError."""
-        self._must_have(self._open_growth(0, 0) + extra_bytes)
+        self._room.reserve(extra_bytes)
 
     def reserve_batch(self, value_bytes: int, pages: int) -> None:
         """Before every batch: room for its values, and for copies of the pages that it touches.
@@ -392,37 +323,27 @@ class Backend:
         transaction that outgrows its reservation on a full disk kills the process.
         """
         try:
-            self._must_have(self._open_growth(value_bytes, pages))
+            self._room.check(value_bytes, pages)
         except NoSpaceError:
             if self._write is None:
                 raise
             self.commit()  # what is open may have taken less than was reckoned
-            self._must_have(self._open_growth(value_bytes, pages))
-        self._open_bytes += value_bytes
-        self._open_pages += pages
+            self._room.check(value_bytes, pages)
+        self._room.note(value_bytes, pages)
 
     def reserve_more(self, pages: int) -> None:
         """In the middle of a batch: room for copies of so many pages more. Raises NoSpaceError."""
-        self.check_room(pages)
-        self._open_pages += pages
+        self._room.check(0, pages)
+        self._room.note(0, pages)
 
     def check_room(self, pages: int) -> None:
         """Raises NoSpaceError if a batch that touches so many pages would find no blocks for their copies now."""
-        self._must_have(self._open_growth(0, pages))
-
-    def _open_growth(self, value_bytes: int, pages: int) -> int:
-        copies_bytes = (self._open_pages + pages) * self._page_size
-        return self._open_bytes + value_bytes + min(copies_bytes, self.size_bytes + SPLITS_BYTES)
-
-    def _must_have(self, growth_bytes: int) -> None:
-        needed_bytes = self.size_bytes + growth_bytes
-        if needed_bytes > self._reservation.reserved_bytes:
-            self._reservation.extend(needed_bytes)
+        self._room.check(0, pages)
 
     @property
     def open_bytes(self) -> int:
         """Bytes of values in the open transaction, which `size_bytes` does not know of yet."""
-        return self._open_bytes
+        return self._room.open_bytes
 
     @property
     def in_use_bytes(self) -> int:
@@ -438,46 +359,44 @@ class Backend:
 
     # --- checkpoints ----------------------------------------------------------------------------------------
 
+    @property
+    def durable_index(self) -> int:
+        """Consistent index of the last durable checkpoint; entries above it must stay in the log."""
+        return self._durability.record.consistent_index
+
     def begin_checkpoint(self) -> Checkpoint | None:
         """Pins the newest snapshot for `Checkpoint.sync`; None if it is durable already. One at a time.
 
         Raises BackendError after the kernel has failed to write pages back: close, and start again.
         """
-        assert self._checkpoint is None, "a checkpoint is in flight"
-        if self._distrusted:
+        if self._durability.distrusted:
             raise BackendError(f"{self._directory}: pages were lost on their way to disk; restart this member")
         self.commit()
-        if self._txn_id == self._durable.metas.newest.txn_id:
+        if self._txn_id == self._durability.record.metas.newest.txn_id:
             return None
         return self._new_checkpoint(clean=False)
 
     def _new_checkpoint(self, *, clean: bool) -> Checkpoint:
         txn = self._env.begin()
-        metas = self._metas()
-        assert txn.id() == metas.newest.txn_id
-        index, term = environment.consistent_index(txn, self._meta, self._path)
-        record = CheckpointRecord(metas, index, term, self._boot_id, clean)
-        self._checkpoint = Checkpoint(self._directory, self._fd, txn, record, self._durable)
-        return self._checkpoint
+        consistent = environment.consistent_index(txn, self._meta, self._path)
+        return self._durability.begin(txn, self._metas(), consistent, clean=clean)
+
+    def _checkpoint_now(self, *, clean: bool) -> None:
+        checkpoint = self._new_checkpoint(clean=clean)
+        try:
+            checkpoint.sync()
+        finally:
+            self._durability.end(checkpoint)
 
     def end_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """After `sync` has returned or raised. Only when the newer one is durable does the older pin go."""
-        assert checkpoint is self._checkpoint
-        self._checkpoint = None
-        if checkpoint.durable:
-            self._durable_pin.abort()
-            self._durable_pin = checkpoint.txn
-            self._durable = checkpoint.record
-            self.durable_index = checkpoint.consistent_index
-        else:
-            checkpoint.txn.abort()
-            self._distrusted = self._distrusted or not checkpoint.trusted
+        """After `sync` has returned or raised."""
+        self._durability.end(checkpoint)
 
     # --- copies ---------------------------------------------------------------------------------------------
 
     def begin_copy(self) -> HotCopy:
         """The newest snapshot as a file's bytes, while commits go on. Close it. Raises TooManyPinsError."""
-        pin = self.pin()
+        pin = self._pin(of_copy=True)
         metas = self._metas()
         try:
             consistent = environment.consistent_index(pin.txn, self._meta, self._path)
@@ -496,25 +415,17 @@ class Backend:
     def finish_defragment(self, job: Defragmentation) -> None:
         """Swaps the copy in and opens it: `tables` are new, the shared read transaction is gone. Blocks.
 
-        Raises PinsOpenError if somebody holds a pin or a hot copy: wait for them and call again, or abandon.
-        An OSError later on leaves the backend closed; the next open finishes the swap.
+        Raises PinsOpenError if somebody holds a pin: wait for them and call again, or abandon. Raises BackendError
+        after a failure of this backend. An OSError later on leaves the backend closed; the next open finishes the swap.
         """
         assert job is self._defragmentation, "not the defragmentation under way"
         assert job.done, "the copy is not whole"
-        assert self._checkpoint is None, "a checkpoint is in flight"
         assert job.txn.id() == self._txn_id, "a commit after the copy would be lost"
-        if self._pins:
-            raise PinsOpenError(f"{len(self._pins)} snapshots are pinned")
+        self._check_replaceable()
         before_bytes = self.size_bytes
         consistent = environment.consistent_index(job.txn, self._meta, self._path)
-        datadir.stage_next(self._directory, job.path)
         self._defragmentation = None
-        self._detach()
-        datadir.finish_swap(self._directory, self._boot_id, consistent)
-        record = datadir.load_checkpoint(self._directory)
-        assert record is not None
-        self._durable = record
-        self._attach()
+        self._replace(job.path, consistent)
         fields = {"before_bytes": before_bytes, "after_bytes": self.size_bytes}
         _log.info("store defragmented", extra={"kv": fields})
 
@@ -523,3 +434,58 @@ class Backend:
         assert job is self._defragmentation, "not the defragmentation under way"
         self._defragmentation = None
         job.discard()
+
+    # --- another store in this one's place --------------------------------------------------------------------
+
+    def install(self, received: ReceivedStore) -> None:
+        """Puts a received store, finished in this directory, in the place of this one (RF-45). Blocks briefly.
+
+        Only after the log has decided for it, durably: see `settle_received`. What is in the open transaction is
+        dropped, `tables` are new, the shared read transaction is gone; all that was loaded must be loaded again.
+        Raises PinsOpenError if somebody holds a pin: wait for them (`blocking_pin_count`, `refuse_pins`) and call
+        again. Raises BackendError after a failure of this backend, OSError when the swap fails, which leaves the
+        backend closed: in either case end the process, the next start finishes the swap.
+        """
+        assert received.done, "the received store is not whole"
+        assert received.path.parent == self._directory, "received for another directory"
+        assert self._defragmentation is None, "a defragmentation is under way"
+        self._check_replaceable()
+        before_index = self.durable_index
+        self._replace(received.path, (received.consistent_index, received.term))
+        fields = {"index": self.durable_index, "before_index": before_index, "size_bytes": self.size_bytes}
+        _log.info("received store installed", extra={"kv": fields})
+
+    def _check_replaceable(self) -> None:
+        assert self._durability.in_flight is None, "a checkpoint is in flight"
+        if self._durability.distrusted or self._poisoned:
+            # A received file has none of the lost pages and nothing of the dropped transaction, so installing would
+            # cure the disk. But not the memory: whoever wrote what was dropped may hold on to it, and the member was
+            # told to end. Refusing loses nothing: the log has decided, the next start installs. And a compacted
+            # copy was read from this file's pages, lost ones perhaps among them.
+            raise BackendError(f"{self._path}: is not replaced after a failure; restart this member")
+        if self._pins.blocking_count:
+            raise PinsOpenError(f"{self._pins.blocking_count} snapshots are pinned")
+
+    def _replace(self, whole: Path, consistent: tuple[int, int]) -> None:
+        """Makes a synced data file the open store. Whatever fails leaves this backend closed, for good.
+
+        A crash, or such a failure, leads to the old store until `whole` is staged, and to the new one afterwards.
+        """
+        old_fd = os.dup(self._fd)
+        try:
+            datadir.stage_next(self._directory, whole)
+            # Hot copies read on through descriptors of their own: once the environment is closed nobody writes to
+            # the old file any more, so its pages need no pin.
+            self._pins.end_copies()
+            self._detach()
+            datadir.finish_swap(self._directory, self._boot_id, consistent)
+            record = datadir.load_checkpoint(self._directory)
+            assert record is not None
+            self._attach(record)
+        except BaseException as failure:
+            self._detach()
+            # Not the old store any more, nor the new one: `close` must write no checkpoint of either.
+            self._poisoned = self._poisoned or failure
+            raise
+        finally:
+            close_in_thread(old_fd)  # the last one, unless a hot copy reads: frees all blocks of the old file

@@ -7,6 +7,8 @@
     data.mdb.next   a whole, synced store about to replace data.mdb; whoever opens finishes the swap
     data.mdb.tmp    a copy being written; worthless after a crash
     new.tmp/        a store being made for the first time; worthless after a crash
+    incoming.tmp/   a peer's store being received; worthless after a crash
+    received-*.mdb  a peer's store, whole; it counts if the log says so (see received.py)
     lock.mdb        LMDB's reader table; worthless when no process has it open
     backend.lock    held by flock for as long as a Backend is open
 
@@ -38,6 +40,7 @@ DATA_NAME: Final = "data.mdb"
 NEXT_NAME: Final = "data.mdb.next"
 TMP_NAME: Final = "data.mdb.tmp"
 NEW_DIR_NAME: Final = "new.tmp"
+INCOMING_DIR_NAME: Final = "incoming.tmp"
 READER_TABLE_NAME: Final = "lock.mdb"
 LOCK_NAME: Final = "backend.lock"
 
@@ -61,11 +64,20 @@ class DirectoryLock:
         os.close(self._fd)
 
 
+def make_directory(directory: Path) -> None:
+    """Makes it, with its parents, durably; nothing if it is there."""
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in made:
+        sync_directory(path.parent)
+
+
 def remove_leftovers(directory: Path) -> None:
-    """Half-made files of an earlier life."""
+    """Half-made files of an earlier life. Not received stores: those are whole, and the log's to decide."""
     for name in (TMP_NAME, CHECKPOINT_OLD_NAME):
         (directory / name).unlink(missing_ok=True)
-    shutil.rmtree(directory / NEW_DIR_NAME, ignore_errors=True)
+    for name in (NEW_DIR_NAME, INCOMING_DIR_NAME):
+        shutil.rmtree(directory / name, ignore_errors=True)
 
 
 def stage_next(directory: Path, whole: Path) -> None:
@@ -162,7 +174,7 @@ def install(directory: Path, copy: Path) -> None:
     Crash-safe: afterwards the directory holds the old store or the new one. `copy` is moved.
     Raises DamagedError if it is not a whole data file, LockedError, OSError.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(directory)
     lock = DirectoryLock(directory)
     try:
         fd = os.open(copy, os.O_RDWR | os.O_CLOEXEC)

@@ -5,12 +5,13 @@ Keeps no state. Knows nothing of checkpoints; files are put right (see datadir.p
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import lmdb
 
 from raftkv.backend.datadir import DATA_NAME, NEW_DIR_NAME, remove_leftovers, stage_next
-from raftkv.backend.errors import REBUILD, DamagedError, SchemaError
+from raftkv.backend.errors import REBUILD, BackendError, DamagedError, NoSpaceError, SchemaError
 from raftkv.backend.handles import Db, ReadTxn, WriteTxn
 from raftkv.backend.schema import (
     DUP_TABLES,
@@ -100,3 +101,15 @@ def consistent_index(txn: ReadTxn, meta: Db, path: Path) -> tuple[int, int]:
         return unpack_consistent_index(raw)
     except SchemaError as error:
         raise DamagedError(path, str(error), REBUILD) from error
+
+
+def from_lmdb(error: lmdb.Error, path: Path) -> Exception:
+    """What an error of LMDB, or of the kernel through it, is on this floor. `path`: of the file it is about."""
+    code = error.code
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(f"{path}: the file system has no room for it")
+    if code is not None and code > 0:
+        return OSError(code, str(error), str(path))
+    if isinstance(error, (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)):
+        return DamagedError(path, str(error), REBUILD)
+    return BackendError(f"{path}: {error}")

@@ -29,7 +29,7 @@ class NoSpaceError(BackendError):
 
 
 class TooManyPinsError(BackendError):
-    """As many snapshots are pinned as there are reader slots. Close some, then ask again."""
+    """As many snapshots are pinned as there are reader slots, or the store is about to be replaced. Ask again later."""
 
 
 class PinsOpenError(BackendError):

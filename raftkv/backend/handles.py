@@ -10,7 +10,7 @@ from typing import TypeAlias
 import lmdb
 
 Db: TypeAlias = lmdb._Database  # noqa: SLF001 - the public stub has no other name for a table handle
-"""Handle of one table. Valid until the environment is reopened (`Backend.finish_defragment`)."""
+"""Handle of one table. Valid until the environment is reopened (`finish_defragment`, `install`)."""
 
 ReadTxn: TypeAlias = "lmdb.Transaction[bytes]"
 """A read-only transaction: one snapshot. Values come back as `bytes`."""

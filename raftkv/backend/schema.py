@@ -50,7 +50,7 @@ class Tables(NamedTuple):
     auth_roles: Db
     """`short_key` of the role name -> authpb.Role bytes, which hold the whole name."""
     members: Db
-    """member id 8B -> Member bytes, as the membership room encodes them."""
+    """member id 8B -> raftkvpb.MemberRecord bytes; the first raftkv wrote etcdserverpb.Member, which reads the same."""
     members_removed: Db
     """member id 8B -> b"". An id never comes back."""
     alarms: Db
@@ -74,7 +74,7 @@ class Meta:
     CONSISTENT_INDEX: Final = b"consistent_index"
     """index U64, term U64 of the last entry whose effect is in this store (RF-50, PY-33)."""
     STATE_HASH: Final = b"state_hash"
-    """U64: rolling hash of the applied entries, as of the consistent index."""
+    """U64: rolling hash of what the applied entries did, as of the consistent index. Absent: 0, as before the first."""
     CONF_STATE: Final = b"conf_state"
     """ConfState bytes, as `wire` encodes them."""
     LOG_CREATED: Final = b"log_created"

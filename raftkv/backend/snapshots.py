@@ -1,42 +1,49 @@
 """Things that hold one snapshot of the store while something slow goes on beside the commits.
 
-`ReadPin` for long reads in slices, `Checkpoint` for making a snapshot durable, `HotCopy` for sending one
-away, `Defragmentation` for a compacted copy. Each is begun and ended on the loop, by Backend; only what is
-marked "in a thread" may be called elsewhere, and it touches nothing that the loop changes.
+`ReadPin` for long reads in slices, `HotCopy` for sending a snapshot away, `Defragmentation` for a compacted copy (and
+`Checkpoint`, see durability.py). Each is begun and ended on the loop, by Backend; only what is marked "in a thread"
+may be called elsewhere, and it touches nothing that the loop changes.
 
 A held snapshot costs space, not correctness: LMDB does not reuse pages that it can see.
 """
 
 from __future__ import annotations
 
-import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import lmdb
 
-from raftkv.backend.checkpoint import UNKNOWN_BOOT, CheckpointRecord, write_all, write_checkpoint
+from raftkv.backend.checkpoint import write_all
 from raftkv.backend.datadir import TMP_NAME
-from raftkv.backend.errors import BackendError, NoSpaceError
+from raftkv.backend.environment import from_lmdb
+from raftkv.backend.errors import BackendError, NoSpaceError, TooManyPinsError
 from raftkv.backend.metapage import MetaPages
+from raftkv.backend.space import FULL_ERRNOS, close_in_thread
 
 if TYPE_CHECKING:
     from raftkv.backend.handles import ReadTxn
 
 COPY_CHUNK_BYTES: Final = 1 << 20
 
+MAX_PINS: Final = 1000
+"""Bound of concurrent pins and hot copies; one more raises TooManyPinsError."""
+
 
 class ReadPin:
     """A read transaction of its own, for work that outlives the next commit. Close it soon (PY-32)."""
 
-    __slots__ = ("_on_close", "opened_s", "txn")
+    __slots__ = ("_on_close", "of_copy", "opened_s", "txn")
 
-    def __init__(self, txn: ReadTxn, opened_s: float, on_close: Callable[[ReadPin], None]) -> None:
+    def __init__(self, txn: ReadTxn, opened_s: float, on_close: Callable[[ReadPin], None], *, of_copy: bool) -> None:
         self.txn = txn
         self.opened_s = opened_s
         """Monotonic clock."""
+        self.of_copy = of_copy
+        """Of a hot copy, which reads the file itself: without a writer it needs no pin."""
         self._on_close = on_close
 
     def close(self) -> None:
@@ -45,44 +52,50 @@ class ReadPin:
         self._on_close(self)
 
 
-class Checkpoint:
-    """One snapshot on its way to being durable: `begin_checkpoint`, `sync`, `end_checkpoint`."""
+class Pins:
+    """The open pins of a store, oldest first."""
 
-    __slots__ = ("_directory", "_fd", "_previous", "durable", "record", "trusted", "txn")
+    __slots__ = ("_open",)
 
-    def __init__(
-        self, directory: Path, fd: int, txn: ReadTxn, record: CheckpointRecord, previous: CheckpointRecord
-    ) -> None:
-        self.txn = txn
-        self.record = record
-        self.durable = False
-        """Set by `sync`: a power cut from here on leads to this snapshot or a later one."""
-        self.trusted = True
-        """False once the kernel failed to write pages back: it may since call them clean although they are
-        lost, so no later sync of this data file means anything."""
-        self._directory = directory
-        self._fd = fd
-        self._previous = previous
+    def __init__(self) -> None:
+        self._open: dict[ReadPin, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def check_room(self) -> None:
+        """Raises TooManyPinsError at MAX_PINS."""
+        if len(self._open) >= MAX_PINS:
+            raise TooManyPinsError(f"{MAX_PINS} snapshots are pinned already")
+
+    def add(self, txn: ReadTxn, *, of_copy: bool) -> ReadPin:
+        pin = ReadPin(txn, time.monotonic(), self._forget, of_copy=of_copy)
+        self._open[pin] = None
+        return pin
+
+    def _forget(self, pin: ReadPin) -> None:
+        self._open.pop(pin, None)
+
+    def clear(self) -> None:
+        """The environment is about to close, and their transactions with it."""
+        self._open.clear()
+
+    def end_copies(self) -> None:
+        """Ends the pins of hot copies; the copies read on."""
+        for pin in [pin for pin in self._open if pin.of_copy]:
+            pin.close()
 
     @property
-    def consistent_index(self) -> int:
-        """Of this snapshot. When durable, the log up to it is no longer needed for recovery."""
-        return self.record.consistent_index
+    def blocking_count(self) -> int:
+        """Pins whose owners read through the environment."""
+        return sum(not pin.of_copy for pin in self._open)
 
-    def sync(self) -> None:
-        """In a thread. Blocks until the snapshot is durable. Raises OSError; `end_checkpoint` it anyway."""
-        try:
-            # On Linux this writes the pages dirtied through the map as well; unlike LMDB's own sync it
-            # reports errors as OSError, and needs no lock of the environment.
-            os.fdatasync(self._fd)
-        except OSError:
-            self.trusted = False
-            # Make the next start go back to the last durable checkpoint even without a reboot: replaying the
-            # log then writes the lost pages anew.
-            write_checkpoint(self._directory, self._previous._replace(boot_id=UNKNOWN_BOOT, clean=False))
-            raise
-        write_checkpoint(self._directory, self.record)
-        self.durable = True
+    @property
+    def oldest_age_s(self) -> float:
+        """0.0 if there are none."""
+        for pin in self._open:
+            return time.monotonic() - pin.opened_s
+        return 0.0
 
 
 class HotCopy:
@@ -90,7 +103,8 @@ class HotCopy:
 
     `size_bytes` is known before the first byte and is a multiple of the page size, hence of 512 (MT-11,
     PY-34). Free pages come along as whatever they hold at that moment: a second pass over the same copy may
-    give other bytes there, so send and hash in one pass.
+    give other bytes there, so send and hash in one pass. When the store is replaced (`install`, `finish_defragment`)
+    a copy of the old one goes on to its end: nobody changes the old file any more.
     """
 
     __slots__ = ("_fd", "_metas", "_pin", "consistent_index", "size_bytes", "term")
@@ -124,8 +138,11 @@ class HotCopy:
     def close(self) -> None:
         """Ends the pin. On the loop, after the last read has returned."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            if os.fstat(fd).st_nlink:
+                os.close(fd)
+            else:
+                close_in_thread(fd)  # the store was replaced meanwhile, and this may be the last to let go of it
             self._pin.close()
 
 
@@ -149,12 +166,11 @@ class Defragmentation:
         try:
             self._env.copyfd(fd, compact=True, txn=self.txn)
             os.fsync(fd)
-        except (lmdb.Error, OSError) as error:
-            code = error.code if isinstance(error, lmdb.Error) else error.errno
-            if code in (errno.ENOSPC, errno.EDQUOT):
+        except lmdb.Error as error:
+            raise from_lmdb(error, self.path) from error
+        except OSError as error:
+            if error.errno in FULL_ERRNOS:
                 raise NoSpaceError(f"{self.path}: no room for a compacted copy") from error
-            if isinstance(error, lmdb.Error):
-                raise BackendError(f"{self.path}: {error}") from error
             raise
         finally:
             os.close(fd)

@@ -4,22 +4,33 @@ With a writable map, a page of a sparse file that finds no block on a full disk 
 blocks are reserved first, and `Backend.reserve` tells whoever wants to write whether the growth is covered.
 On copy-on-write file systems (btrfs, ZFS) a reservation is only a hope; put the data directory elsewhere.
 
-Knows the data file by its descriptor only.
+Knows the data file by its descriptor only, and transactions by what they were announced to write.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import threading
 from struct import Struct
 from typing import Final
 
 from raftkv.backend.errors import NoSpaceError
 from raftkv.backend.metapage import NO_PAGE, MetaPage
 
+_log = logging.getLogger(__name__)
+
 RESERVE_STEP_BYTES: Final = 64 << 20
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+MAX_OPEN_PAGES: Final = 100_000
+"""LMDB gives up (MDB_TXN_FULL) at 131,071 dirty pages in one transaction."""
+MAX_OPEN_BYTES: Final = 32 << 20
+SPLITS_BYTES: Final = 1 << 20
+"""For new pages in a file that has few."""
+
+FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the kernel says when a file cannot have more blocks."""
 
 
 class Reservation:
@@ -48,13 +59,82 @@ class Reservation:
                 # file system cannot do this, libc writes a byte per block: no open transaction reaches that far.
                 os.posix_fallocate(self._fd, self.reserved_bytes, target - self.reserved_bytes)
             except OSError as error:
-                if error.errno not in _FULL:
+                if error.errno not in FULL_ERRNOS:
                     raise
                 continue
             self.reserved_bytes = target
             return
         missing = needed_bytes - self.reserved_bytes
         raise NoSpaceError(f"the file system has no {missing} bytes more for the data file")
+
+
+class Room:
+    """What the open transaction may take beyond the last commit, against the blocks that are reserved.
+
+    All figures are upper bounds: of the values as announced, and of the pages that may have been copied.
+    """
+
+    __slots__ = ("_open_pages", "_page_size", "_reservation", "_size_bytes", "open_bytes")
+
+    def __init__(self, reservation: Reservation, page_size: int) -> None:
+        self._reservation = reservation
+        self._page_size = page_size
+        self._size_bytes = 0
+        """Of the last commit."""
+        self._open_pages = 0
+        """Pages that the open transaction may have dirtied."""
+        self.open_bytes = 0
+        """Values written into it, as announced."""
+
+    def note_end(self, size_bytes: int) -> None:
+        """The open transaction was committed or undone; the last commit ends at `size_bytes`."""
+        self._size_bytes = size_bytes
+        self.open_bytes = self._open_pages = 0
+
+    def note(self, value_bytes: int, pages: int) -> None:
+        """So much more may be written into the open transaction."""
+        self.open_bytes += value_bytes
+        self._open_pages += pages
+
+    def check(self, value_bytes: int, pages: int) -> None:
+        """Makes blocks for so much more exist. Raises NoSpaceError."""
+        self._must_have(self._growth(value_bytes, pages))
+
+    def reserve(self, extra_bytes: int) -> None:
+        """The same for bytes of new pages."""
+        self._must_have(self._growth(0, 0) + extra_bytes)
+
+    def reserve_if_there_is(self) -> None:
+        """At open: without room ahead reading works all the same, and writes are refused later."""
+        try:
+            self.reserve(0)
+        except NoSpaceError as error:
+            _log.warning("no room ahead of the data file", extra={"kv": {"error": str(error)}})
+
+    @property
+    def commit_due(self) -> bool:
+        return self._growth(0, 0) >= MAX_OPEN_PAGES * self._page_size or self.open_bytes >= MAX_OPEN_BYTES
+
+    @property
+    def reserved_bytes(self) -> int:
+        return self._reservation.reserved_bytes
+
+    def _growth(self, value_bytes: int, pages: int) -> int:
+        copies_bytes = (self._open_pages + pages) * self._page_size
+        return self.open_bytes + value_bytes + min(copies_bytes, self._size_bytes + SPLITS_BYTES)
+
+    def _must_have(self, growth_bytes: int) -> None:
+        needed_bytes = self._size_bytes + growth_bytes
+        if needed_bytes > self._reservation.reserved_bytes:
+            self._reservation.extend(needed_bytes)
+
+
+def close_in_thread(fd: int) -> None:
+    """Closes what may be the last descriptor of a file without a name.
+
+    Freeing its blocks takes the kernel about 0.2 s per GiB, which nobody needs to wait for.
+    """
+    threading.Thread(target=os.close, args=(fd,), name="free-blocks", daemon=True).start()
 
 
 _PAGE_HEADER: Final = Struct("<10xHH2x")

@@ -12,6 +12,13 @@ BOOT = "11111111-1111-1111-1111-111111111111"
 NEXT_BOOT = "22222222-2222-2222-2222-222222222222"
 
 
+_NAME_STEPS = ("rename", "link", "unlink", "mkdir", "rmdir", "open")
+_FILE_STEPS = ("fsync", "fdatasync", "ftruncate", "posix_fallocate", "pwrite")
+STEPS = (*_NAME_STEPS, *_FILE_STEPS)
+"""Calls that change files or names, or read what others have changed."""
+CRASHED = 42
+
+
 class Stores:
     """Opens stores with a small map, and lets go of whatever a test leaves open."""
 
@@ -66,3 +73,21 @@ def in_child(work: Callable[[], None]) -> int:
             os._exit(99)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+class CrashAt:
+    """Ends the process at its nth step: right before a system call that changes files or names."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+        for name in STEPS:
+            setattr(os, name, self._wrap(getattr(os, name)))
+
+    def _wrap(self, call):  # type: ignore[no-untyped-def]
+        def stepped(*args, **kwargs):  # type: ignore[no-untyped-def]
+            if self.left == 0:
+                os._exit(CRASHED)
+            self.left -= 1
+            return call(*args, **kwargs)
+
+        return stepped

@@ -8,19 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-from backend_support import NEXT_BOOT, Stores, checkpoint, content, fill, in_child
+from backend_support import CRASHED, NEXT_BOOT, CrashAt, Stores, checkpoint, content, fill, in_child
 
 from raftkv.backend import Backend, Meta, install
 from raftkv.backend.schema import pack_consistent_index
-
-STEPS = ("rename", "fsync", "fdatasync", "link", "ftruncate", "posix_fallocate", "open", "unlink")
-CRASHED = 42
 
 
 def test_kill_loses_nothing_committed(tmp_path: Path, stores: Stores) -> None:
@@ -65,24 +60,6 @@ def _commit_for_ever(directory: Path, writer: int) -> None:
                 checkpoint(backend)
     finally:
         os._exit(99)
-
-
-class CrashAt:
-    """Ends the process at its nth step: right before a system call that changes files or names."""
-
-    def __init__(self, step: int) -> None:
-        self.left = step
-        for name in STEPS:
-            setattr(os, name, self._wrap(getattr(os, name)))
-
-    def _wrap(self, call):  # type: ignore[no-untyped-def]
-        def stepped(*args, **kwargs):  # type: ignore[no-untyped-def]
-            if self.left == 0:
-                os._exit(CRASHED)
-            self.left -= 1
-            return call(*args, **kwargs)
-
-        return stepped
 
 
 OLD = {b"%03d" % n: b"x" * 1000 for n in range(200)}
@@ -250,22 +227,6 @@ except NoSpaceError:
         backend.close()
         print(done)
 """
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 12 MiB of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=12m", "raftkv-test", str(mount)], capture_output=True, text=True
-    )
-    if made.returncode != 0:
-        pytest.skip(f"cannot mount a small file system: {made.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
 def _fill_the_disk(mount: Path, mode: str) -> subprocess.CompletedProcess[str]:

@@ -27,13 +27,6 @@ PAGE_BYTES = 4096
 DATA = "data.mdb"
 
 
-@pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test decides what reached the disk; really waiting for it would only be slow."""
-    monkeypatch.setattr(os, "fsync", lambda _fd: None)
-    monkeypatch.setattr(os, "fdatasync", lambda _fd: None)
-
-
 def churn(backend: Backend, rng: random.Random, index: int) -> None:
     """One commit of random puts and deletes, small values and big ones."""
     txn = backend.begin_write()

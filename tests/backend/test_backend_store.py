@@ -20,7 +20,7 @@ from raftkv.backend import (
     TooManyPinsError,
     install,
 )
-from raftkv.backend import backend as backend_module
+from raftkv.backend import snapshots as snapshots_module
 from raftkv.backend.metapage import read_metas
 from raftkv.backend.schema import SCHEMA_VERSION, pack_consistent_index, pack_u64
 from raftkv.backend.space import count_free_pages
@@ -104,7 +104,7 @@ def test_pin_keeps_its_snapshot(tmp_path: Path, stores: Stores) -> None:
 
 
 def test_pins_are_bounded(tmp_path: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_module, "MAX_PINS", 2)
+    monkeypatch.setattr(snapshots_module, "MAX_PINS", 2)
     backend = stores.open(tmp_path)
     first, copy = backend.pin(), backend.begin_copy()
     for ask in (backend.pin, backend.begin_copy):
@@ -118,7 +118,7 @@ def test_pins_are_bounded(tmp_path: Path, stores: Stores, monkeypatch: pytest.Mo
 def test_all_promised_pins_exist(tmp_path: Path, stores: Stores) -> None:
     backend = stores.open(tmp_path)
     fill(backend, {b"a": b"1"})
-    pins = [backend.pin() for _ in range(backend_module.MAX_PINS)]
+    pins = [backend.pin() for _ in range(snapshots_module.MAX_PINS)]
     backend.read()
     fill(backend, {b"a": b"2"})
     checkpoint(backend)
@@ -203,7 +203,7 @@ def test_checkpoint_syncs_in_a_thread_while_commits_go_on(tmp_path: Path, stores
     thread.join()
     backend.end_checkpoint(point)
     assert backend.begin_checkpoint() is not None
-    backend._checkpoint = None
+    backend._durability.in_flight = None
 
 
 def test_copy_is_one_snapshot_while_writes_go_on(tmp_path: Path, stores: Stores) -> None:
@@ -334,14 +334,14 @@ def test_reserve_keeps_blocks_ahead(tmp_path: Path, stores: Stores) -> None:
         backend.reserve_batch(len(value), 3)
         fill(backend, {b"%d" % turn: value})
         blocks = os.stat(tmp_path / "data.mdb").st_blocks * 512
-        assert backend.size_bytes <= backend._reservation.reserved_bytes <= blocks
+        assert backend.size_bytes <= backend._room.reserved_bytes <= blocks
 
 
 def test_no_space_is_refused_and_changes_nothing(
     tmp_path: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = stores.open(tmp_path)
-    reserved = backend._reservation.reserved_bytes
+    reserved = backend._room.reserved_bytes
 
     def full(_fd: int, _offset: int, _size: int) -> None:
         raise OSError(errno.ENOSPC, "full")
@@ -351,7 +351,7 @@ def test_no_space_is_refused_and_changes_nothing(
         backend.reserve(reserved)
     backend.reserve(0)
     fill(backend, {b"still": b"works"})
-    assert backend._reservation.reserved_bytes == reserved
+    assert backend._room.reserved_bytes == reserved
     monkeypatch.undo()
     backend.reserve(reserved)
 
@@ -368,7 +368,7 @@ def test_a_full_disk_gives_what_is_left_instead_of_a_step(
         real(fd, offset, size)
 
     monkeypatch.setattr(os, "posix_fallocate", nearly_full)
-    ahead = backend._reservation.reserved_bytes - backend.size_bytes
+    ahead = backend._room.reserved_bytes - backend.size_bytes
     backend.reserve(ahead + left)
     with pytest.raises(NoSpaceError):
         backend.reserve(ahead + 3 * left)
