@@ -5,14 +5,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DATA   ?= raftkv.data
+CLUSTER ?= raftkv.cluster
 PYTEST ?= -n auto
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup run test lint format proto bench docs clean
+.PHONY: help setup run cluster cluster-stop test lint format proto bench chaos docs clean
 
 help:           ## Show this list
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: *[a-z ]*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
 setup: $(READY) ## Make .venv with everything that running and testing need
 
@@ -28,6 +29,12 @@ $(READY): pyproject.toml
 run: setup      ## Serve etcd v3 on 127.0.0.1:2379, data in ./raftkv.data (DATA=dir for another place)
 	@echo "Data directory: $(DATA)"
 	@exec $(BIN)/raftkv serve --data-dir $(DATA)
+
+cluster: setup  ## Start three members in ./raftkv.cluster, or what does not run of them (SIZE=5, PORT=12379, CLUSTER=dir)
+	@$(BIN)/raftkv cluster start --dir $(CLUSTER) $(if $(SIZE),--size $(SIZE)) $(if $(PORT),--base-port $(PORT))
+
+cluster-stop: setup ## Stop them; their data stays
+	@$(BIN)/raftkv cluster stop --dir $(CLUSTER)
 
 test: setup     ## Run all tests (PYTEST="-k name" to choose)
 	@$(BIN)/python -m pytest $(PYTEST)
@@ -47,6 +54,9 @@ proto: setup    ## Write raftkv/pb from protos/
 
 bench: setup    ## Measure raftkv beside the real etcd, and print the ratios (BENCH="--help" for more)
 	@$(BIN)/python -m bench $(BENCH)
+
+chaos: setup    ## Break a real three-member cluster for a minute and judge what clients saw (CHAOS="--help" for more)
+	@$(BIN)/python -m chaos $(CHAOS)
 
 docs: setup     ## Write the generated pages of docs/
 	@$(BIN)/python -m raftkv.config.docs > docs/configuration.md

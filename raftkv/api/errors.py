@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from raftkv import apply, backend, lease, membership, mvcc
 from raftkv.rpc.codes import Code
+from raftkv.rpc.service import TEXT_DEADLINE
 from raftkv.server import errors as node
 
 if TYPE_CHECKING:
@@ -36,12 +37,32 @@ LEASE_TTL_TOO_LARGE: Final = Status(Code.OUT_OF_RANGE, "etcdserver: too large le
 MEMBER_NOT_FOUND: Final = Status(Code.NOT_FOUND, "etcdserver: member not found")
 MEMBER_EXISTS: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: member ID already exist")
 PEER_URL_EXISTS: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: Peer URLs already exists")
+MEMBER_NOT_LEARNER: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: can only promote a learner member")
+LEARNER_NOT_READY: Final = Status(
+    Code.FAILED_PRECONDITION, "etcdserver: can only promote a learner member which is in sync with leader"
+)
+TOO_MANY_LEARNERS: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: too many learner members in cluster")
+BAD_URLS: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: given member URLs are invalid")
+NOT_ENOUGH_STARTED: Final = Status(
+    Code.FAILED_PRECONDITION, "etcdserver: re-configuration failed due to not enough started members"
+)
+UNHEALTHY: Final = Status(Code.UNAVAILABLE, "etcdserver: unhealthy cluster")
+NOT_FOR_LEARNERS: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: rpc not supported for learner")
 REQUEST_TOO_LARGE: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: request is too large")
 TOO_MANY_REQUESTS: Final = Status(Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
 NO_LEADER: Final = Status(Code.UNAVAILABLE, "etcdserver: no leader")
 LEADER_CHANGED: Final = Status(Code.UNAVAILABLE, "etcdserver: leader changed")
 STOPPED: Final = Status(Code.UNAVAILABLE, "etcdserver: server stopped")
 TIMED_OUT: Final = Status(Code.UNAVAILABLE, "etcdserver: request timed out")
+TIMED_OUT_LEADER_FAILED: Final = Status(
+    Code.UNAVAILABLE, "etcdserver: request timed out, possibly due to previous leader failure"
+)
+TIMED_OUT_CONNECTION_LOST: Final = Status(
+    Code.UNAVAILABLE, "etcdserver: request timed out, possibly due to connection lost"
+)
+NO_LEADER_IN_TIME: Final = Status(Code.DEADLINE_EXCEEDED, TEXT_DEADLINE)
+NOT_LEADER: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: not leader")
+TRANSFER_TOO_SLOW: Final = Status(Code.UNKNOWN, "etcdserver: request timed out, leader transfer took too long")
 CORRUPT: Final = Status(Code.DATA_LOSS, "etcdserver: corrupt cluster")
 BAD_LEADER_TRANSFEREE: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: bad leader transferee")
 NOT_PRIMARY_LESSOR: Final = Status(Code.UNKNOWN, "not a primary lessor")
@@ -60,19 +81,37 @@ _BY_TYPE: Final[dict[type[Exception], Status]] = {
     membership.MemberRemoved: MEMBER_NOT_FOUND,
     membership.MemberExists: MEMBER_EXISTS,
     membership.PeerURLExists: PEER_URL_EXISTS,
+    membership.MemberNotLearner: MEMBER_NOT_LEARNER,
+    membership.LearnerNotReady: LEARNER_NOT_READY,
+    membership.TooManyLearners: TOO_MANY_LEARNERS,
+    membership.NotEnoughStarted: NOT_ENOUGH_STARTED,
+    membership.ImpossibleChange: NOT_ENOUGH_STARTED,
+    membership.UnhealthyCluster: UNHEALTHY,
     backend.TooManyPinsError: TOO_MANY_REQUESTS,
     backend.BackendError: STOPPED,
     node.RequestTimedOut: TIMED_OUT,
+    node.TimedOutByLeaderFailure: TIMED_OUT_LEADER_FAILED,
+    node.TimedOutByConnectionLoss: TIMED_OUT_CONNECTION_LOST,
+    node.NoLeaderInTime: NO_LEADER_IN_TIME,
     node.TooManyRequests: TOO_MANY_REQUESTS,
     node.LeaderChanged: LEADER_CHANGED,
     node.ProposalLost: PROPOSAL_DROPPED,
     node.NoLeader: NO_LEADER,
+    node.NotLeader: NOT_LEADER,
+    node.BadTransferee: BAD_LEADER_TRANSFEREE,
+    node.TransferTooSlow: TRANSFER_TOO_SLOW,
+    node.NotPrimaryLessor: NOT_PRIMARY_LESSOR,
     node.Stopped: STOPPED,
 }
 
 
 def status_of(error: Exception) -> Status:
-    """The row of the table; an error that has none goes out as UNKNOWN with its own text (G-57)."""
+    """The row of the table; an error that has none goes out as UNKNOWN with its own text (G-57).
+
+    What the leader answered to a forwarded call has been through this table there.
+    """
+    if isinstance(error, node.Forwarded):
+        return Status(error.code, error.text)
     return _BY_TYPE.get(type(error)) or Status(Code.UNKNOWN, str(error) or type(error).__name__)
 
 

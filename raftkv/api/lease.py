@@ -1,14 +1,17 @@
-"""etcdserverpb.Lease: grants and revokes go through the log; keep-alives are the leader's, in memory (L-24)."""
+"""etcdserverpb.Lease: grants and revokes go through the log; keep-alives and remaining times are the leader's
+(L-24)."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from raftkv.api.errors import NO_LEADER, NOT_PRIMARY_LESSOR, STOPPED, Status, refuse, status_of
+from raftkv.api.errors import NO_LEADER, STOPPED, Status, refuse, status_of
+from raftkv.api.leader_watch import LeaderWatch
 from raftkv.apply import LEASE_GRANT_COST_BYTES, Kind
-from raftkv.lease import LeaseExpired, LeaseNotFound, LeaseTTLTooLarge, granted_ttl_s
-from raftkv.pb import rpc_pb2
+from raftkv.lease import LeaseTTLTooLarge, granted_ttl_s
+from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.pb.splice import framed
 from raftkv.rpc.service import Service
 
@@ -68,20 +71,18 @@ class LeaseService:
         request = self._context.parse(call, rpc_pb2.LeaseTimeToLiveRequest.FromString, message)
         if request is None:
             return
-        lessor = self._node.lessor
-        response = rpc_pb2.LeaseTimeToLiveResponse(ID=request.ID)
-        if not self._node.leads:
-            refuse(call, NO_LEADER)
-            return
-        try:
-            response.TTL = lessor.remaining_s(request.ID, self._node.now())
-        except LeaseNotFound:
-            response.TTL = -1  # L-30
+        self._node.leader_calls.call(peer_pb2.ForwardRequest.TIME_TO_LIVE, message, self._finish, call)
+
+    def _finish(self, call: Call, result: bytes | Exception) -> None:
+        if isinstance(result, Exception):
+            refuse(call, status_of(result))
         else:
-            response.grantedTTL = lessor.ttl_s(request.ID)
-            if request.keys:
-                response.keys.extend(lessor.keys(self._node.backend.read(), request.ID))
-        call.reply(self._context.header_now() + response.SerializeToString())
+            call.reply(self._context.header_now() + result)
+
+    def on_tick(self, now: float) -> None:
+        """Streams that lost their leader (G-21)."""
+        for stream in list(self._streams):
+            stream.on_tick(now)
 
     def leases(self, call: Call, message: bytes) -> None:
         if self._context.parse(call, rpc_pb2.LeaseLeasesRequest.FromString, message) is None:
@@ -92,38 +93,60 @@ class LeaseService:
 
 
 class KeepAliveStream:
-    """Each request is one answer, in order (L-20)."""
+    """Each request is one answer, in order (L-20): one is under way, perhaps on the leader's member, the others
+    wait."""
 
-    __slots__ = ("_call", "_context", "_forget")
+    __slots__ = ("_asked", "_call", "_context", "_ended", "_forget", "_leader_watch")
 
     def __init__(self, context: ApiContext, call: Call, forget: Callable[[KeepAliveStream, None], object]) -> None:
         self._context = context
         self._call = call
         self._forget = forget
+        self._asked: deque[bytes] = deque()
+        """Requests not answered yet, the first of them under way. Bounded by the stream's flow control."""
+        self._ended = False
+        """The client asks nothing more."""
+        self._leader_watch = LeaderWatch(context.node, call)
 
     def on_message(self, message: bytes) -> None:
-        request = self._context.parse(self._call, rpc_pb2.LeaseKeepAliveRequest.FromString, message)
-        if request is None:
+        if self._context.parse(self._call, rpc_pb2.LeaseKeepAliveRequest.FromString, message) is None:
             return
-        node = self._context.node
-        if not node.leads:
-            refuse(self._call, NOT_PRIMARY_LESSOR)
-            return
+        self._asked.append(message)
+        if len(self._asked) == 1:
+            self._ask()
+
+    def _ask(self) -> None:
+        # The header is filled before the renewal (L-22).
         header = self._context.header_now()
-        response = rpc_pb2.LeaseKeepAliveResponse(ID=request.ID)
-        try:
-            response.TTL = node.lessor.renew(request.ID, node.now())
-        except (LeaseNotFound, LeaseExpired):
-            response.TTL = 0  # unknown, revoked, or run out and about to be revoked (L-21, L-25)
-        self._call.send(header + response.SerializeToString())
+        self._context.node.leader_calls.call(peer_pb2.ForwardRequest.KEEP_ALIVE, self._asked[0], self._answer, header)
+
+    def _answer(self, header: bytes, result: bytes | Exception) -> None:
+        if isinstance(result, Exception):
+            self._asked.clear()
+            refuse(self._call, status_of(result))
+            return
+        self._call.send(header + result)
+        if self._asked:
+            self._asked.popleft()
+        if self._asked:
+            self._ask()
+        elif self._ended:
+            self._call.finish()
 
     def on_half_close(self) -> None:
-        self._call.finish()
+        self._ended = True
+        if not self._asked:
+            self._call.finish()
+
+    def on_tick(self, now: float) -> None:
+        if self._leader_watch.is_lost(now):
+            self.end(NO_LEADER)
 
     def end(self, status: Status) -> None:
         refuse(self._call, status)
 
     def on_closed(self) -> None:
+        self._asked.clear()
         self._forget(self, None)
 
     def on_writable(self) -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftkv.api.errors import BAD_LEADER_TRANSFEREE, NO_LEADER, refuse, status_of
+from raftkv.api.errors import NO_LEADER, refuse, status_of
 from raftkv.api.snapshot import SnapshotStream
 from raftkv.apply import Kind
 from raftkv.backend import BackendError
@@ -52,6 +52,7 @@ class Maintenance:
             raftTerm=node.applier.term,
             raftAppliedIndex=node.applier.index,
             errors=self._errors(),
+            isLearner=node.is_learner,
             storageVersion=STORAGE_VERSION,
             dbSizeQuota=node.config.quota_backend_bytes or 0,
             downgradeInfo=rpc_pb2.DowngradeInfo(),
@@ -88,11 +89,7 @@ class Maintenance:
         request = self._context.parse(call, rpc_pb2.MoveLeaderRequest.FromString, message)
         if request is None:
             return
-        # With one voter the only member that could lead is the one that does (MT-41, MT-42).
-        if request.targetID == self._node.leader_id:
-            call.reply(b"")
-        else:
-            refuse(call, BAD_LEADER_TRANSFEREE)
+        self._node.leadership.move(request.targetID, self._node.now(), _finish_move, call)
 
     def hash_kv(self, call: Call, message: bytes) -> None:
         request = self._context.parse(call, rpc_pb2.HashKVRequest.FromString, message)
@@ -111,6 +108,14 @@ class Maintenance:
             refuse(call, status_of(refusal))
             return
         self._node.slices.add(LongHash(call, header, scan, pin))
+
+
+def _finish_move(call: Call, error: Exception | None) -> None:
+    """The response has no header (G-16)."""
+    if error is None:
+        call.reply(b"")
+    else:
+        refuse(call, status_of(error))
 
 
 class LongHash:

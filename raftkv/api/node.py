@@ -10,15 +10,17 @@ import gc
 import logging
 import signal
 import sys
-from typing import TYPE_CHECKING, Final
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import uvloop
 
-from raftkv.api import serving
+from raftkv.api import errors, serving
 from raftkv.api.cluster import Cluster
 from raftkv.api.context import ApiContext
 from raftkv.api.health import Health
 from raftkv.api.kv import KV
+from raftkv.api.learner_gate import LearnerGate
 from raftkv.api.lease import LeaseService
 from raftkv.api.maintenance import Maintenance
 from raftkv.api.pages import Guard, Pages
@@ -26,7 +28,8 @@ from raftkv.api.watch import WatchService
 from raftkv.config import StartError
 from raftkv.config.systemd import notify
 from raftkv.rpc.service import build_routes
-from raftkv.server import Node, boot
+from raftkv.server import Founding, Node, boot, find_founding
+from raftkv.server.errors import MemberEnded, Removed
 
 if TYPE_CHECKING:
     from raftkv.config import Config
@@ -37,6 +40,8 @@ _log = logging.getLogger(__name__)
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long the loop may keep the interpreter from a thread whose system call has returned. The default of
 5 ms would be the most of a put's latency under load."""
+
+Result = TypeVar("Result")
 
 GC_THRESHOLD: Final = 50_000
 """Requests make no cycles, so their objects go without the collector; it need look less often than by default (700)."""
@@ -52,26 +57,30 @@ def run(config: Config) -> int:
 
 async def _run(config: Config) -> int:
     loop = asyncio.get_running_loop()
-    doors = serving.bind(config)
-    try:
-        node = Node(loop, config, boot(config))
-    except BaseException:
-        serving.close(doors)
-        raise
     ended = asyncio.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, ended.set)
+    doors = serving.bind(config)
+    try:
+        founding = await _unless_ended(ended, _find_founding(config))
+        if founding is None:
+            return 0
+        node = Node(loop, config, boot(config, founding.result()), errors.status_of)
+    finally:
+        if sys.exc_info()[0] is not None or founding is None:
+            serving.close(doors)
     node.stopped.add_done_callback(lambda _: ended.set())
     server = serving.Serving(loop, config, doors)
     pages = Pages(node, Guard(config.host_whitelist, config.cors))
     api = Api(node)
     await server.open_probes(pages.handle_probe)
+    await server.open_peers(node.peering.service, pages.handle_peer)
     try:
-        await node.start()
+        if await _unless_ended(ended, node.start()) is None:
+            return await _stop(node, server)
         await server.open_clients(api.routes(), pages.handle)
     except Exception as failure:
-        await server.drain()
-        await node.stop()
+        await _stop(node, server)
         if isinstance(failure, StartError):
             raise
         raise StartError(f"this member cannot start: {failure}") from failure
@@ -80,13 +89,39 @@ async def _run(config: Config) -> int:
     gc.freeze()
     notify("READY=1")
     await ended.wait()
-    failed = node.stopped.done()
-    _log.info("stopping", extra={"kv": {"failed": failed}})
+    _log.info("stopping", extra={"kv": {"failed": node.stopped.done()}})
     api.end_streams()
+    await node.hand_over()
+    return await _stop(node, server)
+
+
+async def _find_founding(config: Config) -> Founding | None:
+    """None for a member that has data: what it began with no longer matters (F-70)."""
+    return None if config.has_data() else await find_founding(config)
+
+
+async def _unless_ended(ended: asyncio.Event, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result] | None:
+    """`work` when it is done; None when this process was told to stop first. Raises what `work` raises."""
+    task, stop = asyncio.ensure_future(work), asyncio.ensure_future(ended.wait())
+    await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if task.done():
+        task.result()
+        return task
+    task.cancel()
+    await asyncio.wait((task,))
+    return None
+
+
+async def _stop(node: Node, server: serving.Serving) -> int:
+    """The exit code. A member that was removed has done what it should (CL-34): nobody need start it again."""
+    reason = node.stopped.result() if node.stopped.done() else None
     await server.drain()
     await node.stop()
+    if isinstance(reason, MemberEnded):
+        _log.warning(str(reason))
     _log.info("stopped")
-    return 1 if failed else 0
+    return 0 if reason is None or isinstance(reason, Removed) else 1
 
 
 class Api:
@@ -98,20 +133,21 @@ class Api:
         self._lease = LeaseService(self._context)
         self._health = Health()
         node.on_tick(self._watch.on_tick)
+        node.on_tick(self._lease.on_tick)
+        context = self._context
+        services = (
+            KV(context).service(),
+            self._watch.service(),
+            self._lease.service(),
+            Cluster(context).service(),
+            Maintenance(context).service(),
+            self._health.service(),
+        )
+        self._gate = LearnerGate(node, build_routes(services))
 
     def routes(self) -> Routes:
         """Every method of every service, for either server."""
-        context = self._context
-        return build_routes(
-            (
-                KV(context).service(),
-                self._watch.service(),
-                self._lease.service(),
-                Cluster(context).service(),
-                Maintenance(context).service(),
-                self._health.service(),
-            )
-        )
+        return self._gate.routes()
 
     def end_streams(self) -> None:
         """Streams would last for ever; tell their clients to go on elsewhere (ER-03)."""

@@ -1,4 +1,4 @@
-"""The pages that are plain HTTP: /health, /livez, /readyz and /version, and who may ask for them.
+"""The pages that are plain HTTP: /health, /livez, /readyz, /version, members' /members, and who may ask for them.
 
 Short bodies for probes and tools; everything else is 404. Owns the checks behind the probes; the JSON gateway
 and /metrics are not here.
@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
+from raftkv.api import member_page
 from raftkv.api.errors import status_of
 from raftkv.apply import CORRUPT
 from raftkv.pb import rpc_pb2
@@ -94,7 +95,9 @@ class Pages:
             self._probes[path] = partial(_run_chosen, node, checks)
             for name, check in checks.items():
                 self._probes[f"{path}/{name}"] = partial(_run, node, {name: check})  # H-53
+        self._probes[member_page.PATH] = partial(member_page.answer, node)
         self._pages: dict[str, Page] = {**self._probes, "/version": self._version}
+        self._peer_pages: dict[str, Page] = {"/members": self._members, "/version": self._version}
 
     def handle(self, exchange: HttpExchange) -> None:
         if not self._guard.admits(exchange):
@@ -110,6 +113,25 @@ class Pages:
     def handle_probe(self, exchange: HttpExchange) -> None:
         """Without the guard: a kubelet names the host as it likes, and no browser comes here."""
         _dispatch(self._probes, exchange, ())
+
+    def handle_peer(self, exchange: HttpExchange) -> None:
+        """On the peer URLs (contract section 10.6). What members say to each other is not for browsers either."""
+        _dispatch(self._peer_pages, exchange, ())
+
+    def _members(self, request: _Request) -> None:
+        """H-70."""
+        members = [
+            {
+                "id": each.id,
+                "name": each.name,
+                "peerURLs": each.peer_urls,
+                "clientURLs": each.client_urls,
+                "isLearner": each.is_learner,
+            }
+            for each in self._node.members
+        ]
+        cluster = ("x-etcd-cluster-id", f"{self._node.cluster_id:x}")
+        request.respond(200, [*_JSON, cluster], json.dumps(members).encode())
 
     def _version(self, request: _Request) -> None:
         """H-60."""

@@ -3,6 +3,7 @@
     --listen-client-urls         gRPC and pages on one port (H-01), or gRPC alone when the pages are elsewhere
     --listen-client-http-urls    the pages and no gRPC (H-04)
     --listen-metrics-urls        probes, from the moment the node exists, before it has joined (H-08)
+    --listen-peer-urls           the other members, from the moment the node exists (contract section 10.6)
 
 Owns sockets and the order of opening and closing. Knows no service and no page: it gets routes and handlers.
 """
@@ -17,19 +18,27 @@ import stat
 from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from raftkv.config import StartError
 from raftkv.rpc.limits import Limits
 from raftkv.rpc.listener import Listener
+from raftkv.rpc.service import build_routes
 from raftkv.rpc.stats import Stats
+from raftkv.server.peers.link import PEER_LIMITS
 
 if TYPE_CHECKING:
     from raftkv.config import Config, Url
     from raftkv.rpc.http_exchange import HttpHandler
     from raftkv.rpc.service import Routes
+    from raftkv.server.peers import PeerService
 
 _log = logging.getLogger(__name__)
+
+MAX_PEER_MESSAGE_BYTES: Final = 1 << 30
+"""An append holds at least one entry, and an entry at least one request of whatever size is allowed."""
+PEER_DRAIN_S: Final = 0.5
+"""Streams between members last for ever; at the end there is nothing to wait for but answers under way."""
 
 
 class Purpose(Enum):
@@ -38,6 +47,7 @@ class Purpose(Enum):
     CLIENT = "--listen-client-urls"
     HTTP = "--listen-client-http-urls"
     PROBES = "--listen-metrics-urls"
+    PEER = "--listen-peer-urls"
 
 
 class Door(NamedTuple):
@@ -58,6 +68,7 @@ def bind(config: Config) -> list[Door]:
         (Purpose.CLIENT, config.listen_client_urls),
         (Purpose.HTTP, config.listen_client_http_urls),
         (Purpose.PROBES, config.listen_metrics_urls),
+        (Purpose.PEER, config.listen_peer_urls),
     )
     doors: list[Door] = []
     for purpose, urls in wanted:
@@ -130,7 +141,7 @@ class _Server(Protocol):
 
 
 class Serving:
-    """The servers of one member. `open_probes`, then `open_clients`, at last `drain`."""
+    """The servers of one member. `open_probes` and `open_peers`, then `open_clients`, at last `drain`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: Config, doors: list[Door]) -> None:
         self._loop = loop
@@ -139,13 +150,22 @@ class Serving:
         self._limits = _limits(config)
         self._servers: list[_Server] = []
         self.stats = Stats()
-        """Of all connections, whichever URL they came through."""
+        """Of all connections of clients, whichever URL they came through."""
+        self.peer_stats = Stats()
+        """Of those of other members."""
 
     def urls(self, purpose: Purpose) -> list[str]:
         return [str(door.url) for door in self._doors if door.purpose is purpose]
 
     async def open_probes(self, handler: HttpHandler) -> None:
         await self._open_listener(Purpose.PROBES, {}, handler)
+
+    async def open_peers(self, service: PeerService, handler: HttpHandler) -> None:
+        """Always our own server, whichever one clients get: members speak to nobody else here."""
+        limits = PEER_LIMITS._replace(
+            max_message_bytes=MAX_PEER_MESSAGE_BYTES, keepalive_min_time_s=0.0, drain_timeout_s=PEER_DRAIN_S
+        )
+        await self._open_listener(Purpose.PEER, build_routes((service.service(),)), handler, limits)
 
     async def open_clients(self, routes: Routes, handler: HttpHandler) -> None:
         pages_apart = bool(self.urls(Purpose.HTTP))
@@ -163,8 +183,11 @@ class Serving:
         await asyncio.gather(*(server.drain() for server in self._servers))
         close(self._doors)
 
-    async def _open_listener(self, purpose: Purpose, routes: Routes, handler: HttpHandler | None) -> None:
-        listener = Listener(self._loop, routes, handler, self._limits, self.stats)
+    async def _open_listener(
+        self, purpose: Purpose, routes: Routes, handler: HttpHandler | None, limits: Limits | None = None
+    ) -> None:
+        stats = self.stats if purpose is not Purpose.PEER else self.peer_stats
+        listener = Listener(self._loop, routes, handler, limits or self._limits, stats)
         self._servers.append(listener)
         for door in self._doors:
             if door.purpose is purpose:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from raftkv.api.errors import COMPACTED, NO_LEADER, STOPPED, Status, refuse
+from raftkv.api.leader_watch import LeaderWatch
 from raftkv.mvcc.watch import EventBatch, Watcher, WatchRangeEmptyError, WatchStartError
 from raftkv.pb import rpc_pb2
 from raftkv.pb.splice import varint
@@ -66,11 +67,10 @@ class WatchStream:
         "_fragmented",
         "_full",
         "_ids",
-        "_leaderless_since",
+        "_leader_watch",
         "_next_id",
         "_next_progress",
         "_progress",
-        "_wants_leader",
     )
 
     def __init__(self, context: ApiContext, call: Call, forget: Callable[[WatchStream, None], object]) -> None:
@@ -87,8 +87,7 @@ class WatchStream:
         self._progress: dict[int, bool] = {}
         """Watch ids that asked for progress -> nothing was sent to it since the last tick (W-73)."""
         self._next_progress = 0.0
-        self._wants_leader = call.metadata("hasleader") == "true"
-        self._leaderless_since: float | None = None
+        self._leader_watch = LeaderWatch(context.node, call)
 
     # --- what the client sends ----------------------------------------------------------------------------------------
 
@@ -233,8 +232,9 @@ class WatchStream:
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def on_tick(self, now: float) -> None:
-        if self._wants_leader:
-            self._check_leader(now)
+        if self._leader_watch.is_lost(now):
+            self.end(NO_LEADER)
+            return
         if not self._progress:
             self._next_progress = 0.0
         elif self._next_progress == 0.0:
@@ -251,16 +251,6 @@ class WatchStream:
             # Skipped for one tick after events (W-73); dropped when the client does not keep up (W-75).
             if quiet and revision is not None and not self._full:
                 self._send(self._context.header(revision), rpc_pb2.WatchResponse(watch_id=watch_id))
-
-    def _check_leader(self, now: float) -> None:
-        """Three election timeouts without a leader end the stream (G-21)."""
-        node = self._context.node
-        if node.leader_id:
-            self._leaderless_since = None
-        elif self._leaderless_since is None:
-            self._leaderless_since = now
-        elif now - self._leaderless_since >= 3 * node.config.election_timeout_ms / 1000:
-            self.end(NO_LEADER)
 
 
 _HANDLERS: Final[dict[str, Callable[[WatchStream, rpc_pb2.WatchRequest], None]]] = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from raftkv.cli import serve, version
 from raftkv.cli.command import EXIT_INTERRUPTED, EXIT_OK, Command
@@ -22,7 +23,8 @@ Commands:
 {commands}
 
 Try it:
-  raftkv serve --data-dir=/tmp/raftkv
+  raftkv serve --data-dir=/tmp/raftkv         one member
+  raftkv cluster start --size 3               three of them, on this machine
   etcdctl put greeting hello
 
 `raftkv help <command>` or `raftkv <command> --help` tells more.
@@ -42,10 +44,21 @@ def overview() -> str:
     return _OVERVIEW.format(commands="\n".join(lines))
 
 
+def _late(name: str, summary: str) -> Command:
+    """A command whose module is imported when it is used: a server does not carry it for all its life."""
+
+    def module() -> Any:
+        return importlib.import_module(f"raftkv.cli.{name}")
+
+    return Command(name, summary, lambda argv: int(module().run(argv)), lambda: str(module().usage()))
+
+
 COMMANDS: Final[Mapping[str, Command]] = {
     command.name: command
     for command in (
         Command("serve", "Start a member.", serve.run, serve.usage),
+        _late("cluster", "Run a cluster on this machine, and watch it fail and recover."),
+        _late("rebuild", "Give a member that diverged a copy of another member's store."),
         Command("version", "Say which versions this is.", version.run, version.usage),
         Command("help", "Explain a command.", _help, overview),
     )
@@ -74,7 +87,7 @@ def run(argv: Sequence[str]) -> int:
         if why.hint:
             sys.stderr.write(f"        {why.hint}\n")
         if isinstance(why, UsageError):
-            sys.stderr.write("Usage: raftkv <command>; see `raftkv help` and `raftkv serve --help`.\n")
+            sys.stderr.write("Usage: raftkv <command> [arguments]; see `raftkv help` and `raftkv help <command>`.\n")
         return why.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("raftkv: interrupted\n")

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Final, NoReturn
+from typing import Final
 
+from raftkv.cli.arguments import Parser
 from raftkv.cli.command import EXIT_OK
-from raftkv.config.errors import UsageError
 from raftkv.version import ETCD_VERSION, RAFTKV_VERSION
 
 _GO_ARCH: Final[Mapping[str, str]] = {"x86_64": "amd64", "aarch64": "arm64", "AMD64": "amd64"}
 """platform.machine() -> the name etcd's users know."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="raftkv version",
-        description="Prints the etcd version whose contract is served, and what serves it.",
-        add_help=False,
+def _parser() -> Parser:
+    parser = Parser(
+        prog="raftkv version", description="Prints the etcd version whose contract is served, and what serves it."
     )
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="how to print (text)")
-    parser.add_argument("-h", "--help", action="store_true", help="print this")
     return parser
 
 
@@ -38,10 +29,8 @@ def usage() -> str:
 
 
 def run(argv: Sequence[str]) -> int:
-    arguments = _parser().parse_args(argv)
-    if arguments.help:
-        sys.stdout.write(usage())
-    else:
+    arguments = _parser().read(argv)
+    if arguments is not None:
         sys.stdout.write(as_json() if arguments.output == "json" else as_text())
     return EXIT_OK
 

@@ -16,7 +16,6 @@ class Capability(Enum):
 
     CLIENT_TLS = "TLS on the client side"
     PEER_TLS = "TLS between members"
-    CLUSTERING = "a cluster of several members"
     DISCOVERY = "cluster discovery"
     AUTH = "authentication"
     JWT = "authentication by JWT"
@@ -30,8 +29,7 @@ Unsupported = Mapping[Capability, str]
 
 UNSUPPORTED: Final[Unsupported] = {
     Capability.CLIENT_TLS: "Listen on http:// where only trusted clients reach it, or end TLS in a proxy.",
-    Capability.PEER_TLS: "Leave the --peer-* certificate settings out; a single member talks to no peer.",
-    Capability.CLUSTERING: "Start one member whose --initial-cluster names only itself.",
+    Capability.PEER_TLS: "Give peers http:// URLs on a network that only members reach, or tunnel them.",
     Capability.DISCOVERY: "Name the members with --initial-cluster instead.",
     Capability.AUTH: "Leave --auth-token out, and let only trusted clients reach the client URLs.",
     Capability.JWT: "Use --auth-token=simple.",

@@ -87,10 +87,6 @@ def _values_that_need_more(subject: Subject) -> None:
         for url in values[flag]
         if url.is_tls
     ]
-    if len(values["initial-cluster"]) > 1:
-        wanted.append(("--initial-cluster with more than one member", Capability.CLUSTERING))
-    if values["initial-cluster-state"] == "existing":
-        wanted.append(("--initial-cluster-state=existing", Capability.CLUSTERING))
     if values["auth-token"].kind == "jwt":
         wanted.append(("--auth-token=jwt", Capability.JWT))
     for what, capability in wanted:

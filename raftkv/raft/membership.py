@@ -22,6 +22,11 @@ def apply_conf_change(raft: Raft, change: ConfChange) -> ConfState:
     raft.tracker.switch(conf, raft.log.last_index + 1)
     if raft.role is Role.LEADER:
         _lead_on(raft)
+    elif raft.lead not in (NOBODY, *conf.voters, *conf.voters_outgoing, *conf.learners):
+        # It led until the change was committed and has stepped down by now (thesis §4.2.2). What waits for its
+        # heartbeats to fail would wait in vain: nobody needs to be protected from an election any more.
+        raft.lead = NOBODY
+        raft.election_elapsed = max(raft.election_elapsed, raft.config.election_ticks)
     return conf
 
 

@@ -34,6 +34,7 @@ from .types import (
     NodeId,
     Ready,
     Role,
+    Snapshot,
     Term,
 )
 
@@ -73,7 +74,7 @@ class Status:
 
 
 class RawNode:
-    __slots__ = ("_commit_overdue", "_hard", "_raft", "_saving", "_soft")
+    __slots__ = ("_commit_overdue", "_hard", "_raft", "_saving", "_soft", "hold_commit_news")
 
     def __init__(self, config: Config, storage: Storage, rng: Rng) -> None:
         """A follower with what storage remembers. Raises BadConfig and LogDamaged."""
@@ -83,6 +84,9 @@ class RawNode:
         self._soft = self._raft.soft_state
         self._commit_overdue = False
         """The commit index moved, a tick has passed, and no entries came along to save it with."""
+        self.hold_commit_news = False
+        """As leader, do not write to followers only to tell them a new commit index: the shell expects to propose soon,
+        and appends carry it. Safe for any length of time; heartbeats carry it as well."""
         self._saving: deque[Ready] = deque()
         """Handed out and not yet reported durable, oldest first. As many as the shell takes."""
 
@@ -191,7 +195,7 @@ class RawNode:
         hard, soft, log = self._hard, self._soft, raft.log
         return bool(
             raft.messages
-            or raft.commit_news
+            or (raft.commit_news and not self.hold_commit_news)
             or raft.after_sync
             or raft.read_states
             or log.has_committed
@@ -210,7 +214,7 @@ class RawNode:
         soft = None
         if raft.lead != self._soft.lead or raft.role is not self._soft.role:
             soft = self._soft = raft.soft_state
-        if raft.commit_news:
+        if raft.commit_news and not self.hold_commit_news:
             acknowledgements.tell_commit(raft)
         messages, raft.messages = raft.messages, []
         after_sync, raft.after_sync = raft.after_sync, []
@@ -277,6 +281,17 @@ class RawNode:
         return raft.role is Role.LEADER and raft.tracker.is_single_voter and raft.committed_in_term
 
     @property
+    def can_change_conf(self) -> bool:
+        """As leader: a membership change proposed now would enter the log (RF-60)."""
+        raft = self._raft
+        return raft.pending_conf_index <= raft.log.applied and not raft.tracker.conf.voters_outgoing
+
+    @property
+    def pending_snapshot(self) -> Snapshot | None:
+        """Accepted, and not yet reported as installed."""
+        return self._raft.log.unstable.snapshot
+
+    @property
     def lead(self) -> NodeId:
         """Who leads as far as we know, or 0."""
         return self._raft.lead
@@ -288,6 +303,15 @@ class RawNode:
     @property
     def committed(self) -> Index:
         return self._raft.log.committed
+
+    @property
+    def has_commit_news(self) -> bool:
+        """Followers may not have been told the commit index."""
+        return self._raft.commit_news
+
+    @property
+    def last_index(self) -> Index:
+        return self._raft.log.last_index
 
     @property
     def applied(self) -> Index:

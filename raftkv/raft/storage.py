@@ -53,13 +53,20 @@ def limit_size(entries: list[Entry], max_bytes: int) -> list[Entry]:
     return entries
 
 
+def _total_bytes(entries: Sequence[Entry]) -> int:
+    total = len(entries) * ENTRY_HEADER_SIZE_BYTES
+    for entry in entries:
+        total += len(entry.data)
+    return total
+
+
 class MemoryStorage:
     """A Storage in a list. Not bounded by itself: the shell calls `compact` (RF-43).
 
     Invariant: _entries[k].index == _base_index + 1 + k, and _base_term is the term at _base_index.
     """
 
-    __slots__ = ("_base_index", "_base_term", "_entries", "_hard_state", "_snapshot")
+    __slots__ = ("_base_index", "_base_term", "_entries", "_hard_state", "_snapshot", "size_bytes")
 
     def __init__(
         self,
@@ -72,6 +79,8 @@ class MemoryStorage:
         self._entries: list[Entry] = []
         self._snapshot = Snapshot(0, 0, conf_state)
         """Newest state known to be restorable. _base_index <= _snapshot.index once there is one."""
+        self.size_bytes = 0
+        """Of all entries, as `Entry.size_bytes` counts: what `compact` is called by."""
 
     def initial_state(self) -> tuple[HardState, ConfState]:
         return self._hard_state, self._snapshot.conf_state
@@ -123,13 +132,17 @@ class MemoryStorage:
         known = self._entries
         assert at <= len(known), f"append at {entries[0].index} leaves a gap behind {self.last_index()}"
         if at < len(known):
+            self.size_bytes -= _total_bytes(known[at:])
             del known[at:]
         known.extend(entries)
+        self.size_bytes += _total_bytes(entries)
 
     def compact(self, index: Index) -> None:
         """Forget entries up to and including index. Raises Compacted or Unavailable outside the log."""
         term = self.term(index)
-        del self._entries[: index - self._base_index]
+        count = index - self._base_index
+        self.size_bytes -= _total_bytes(self._entries[:count])
+        del self._entries[:count]
         self._base_index = index
         self._base_term = term
 
@@ -151,3 +164,4 @@ class MemoryStorage:
         self._base_index = snapshot.index
         self._base_term = snapshot.term
         self._entries = []
+        self.size_bytes = 0

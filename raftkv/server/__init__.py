@@ -4,6 +4,7 @@ The only floor below `api` that knows asyncio's tasks; everything it calls runs 
 """
 
 from raftkv.server.bootstrap import Booted, boot
+from raftkv.server.joining import Founding, find_founding
 from raftkv.server.node import Node
 
-__all__ = ["Booted", "Node", "boot"]
+__all__ = ["Booted", "Founding", "Node", "boot", "find_founding"]

@@ -1,9 +1,9 @@
 """From a data directory to the parts of a node: made new, or found again.
 
-A new data directory is made in an order that a crash may interrupt anywhere: the store first, with the members and an
-empty log's position, then the log, then the mark in the store that there is one. The log is what tells that a member
-exists (F-70): without it, a store without the mark is left over from such a crash and is made again.
-Owns the lock on the directory (F-75). Starts nothing and knows no event loop.
+What a new member begins with comes from `joining`. A new data directory is made in an order that a crash may interrupt
+anywhere: the store first, with the members and an empty log's position, then the log, then the mark in the store that
+there is one. The log is what tells that a member exists (F-70): without it, a store without the mark is left over from
+such a crash and is made again. Owns the lock on the directory (F-75). Starts nothing and knows no event loop.
 """
 
 from __future__ import annotations
@@ -11,31 +11,63 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from raftkv.apply import Alarms, Applier
-from raftkv.backend import Backend, BackendError, Meta
-from raftkv.backend.schema import pack_u64, unpack_u64
+from raftkv.backend import Backend, BackendError, Meta, settle_received
+from raftkv.backend.schema import pack_consistent_index, pack_u64, unpack_u64
 from raftkv.config import StartError
 from raftkv.lease import Lessor
-from raftkv.membership import Member, Members, cluster_id, member_id
+from raftkv.membership import Members
 from raftkv.mvcc import Store
-from raftkv.raft import ConfState, HardState, MemoryStorage, Snapshot
+from raftkv.raft import ConfState, HardState, Snapshot
+from raftkv.server.disaster import force_new_cluster
+from raftkv.server.joining import Founding, found_cluster
+from raftkv.server.replica_log import ReplicaLog
 from raftkv.version import STORAGE_VERSION
-from raftkv.wal import Wal, WalContents, WalCorruptError, WalError, WalFullError, WalMissingError
-from raftkv.wire import decode_conf_state, encode_conf_state
+from raftkv.wal import ORIGIN, LogPosition, Wal, WalContents, WalCorruptError, WalError, WalFullError, WalMissingError
+from raftkv.wire import encode_conf_state
 
 if TYPE_CHECKING:
     from raftkv.config import Config
 
 _log = logging.getLogger(__name__)
 
-_IDS: Final = Struct(">BQQ")
-"""The log's metadata: format 1, member id, cluster id."""
-_METADATA_FORMAT: Final = 1
+GENESIS: Final = LogPosition(1, 1)
+"""Where the log of a cluster that several members found together begins: its membership is what a snapshot at entry 1
+would hold, the same on all of them. Whoever joins later has nothing, so entry 2 is never sent to it: it gets a
+snapshot."""
+
+
+class Ids(NamedTuple):
+    """The log's metadata: who this is."""
+
+    member_id: int
+    cluster_id: int
+    data_id: int
+    """Random, made with the log: tells this data directory from another of the same member (RF-72). 0 in old ones."""
+
+    def encode(self) -> bytes:
+        return _IDS.pack(_METADATA_FORMAT, *self)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Ids | None:
+        """None for what no raftkv wrote."""
+        for metadata_format, layout in ((_METADATA_FORMAT, _IDS), (1, _OLD_IDS)):
+            if len(raw) == layout.size and raw[0] == metadata_format:
+                return cls(*(*layout.unpack(raw)[1:], 0)[:3])
+        return None
+
+
+_IDS: Final = Struct(">BQQQ")
+"""Format 2, member id, cluster id, data id."""
+_METADATA_FORMAT: Final = 2
+_OLD_IDS: Final = Struct(">BQQ")
+"""Format 1: without a data id."""
 
 
 class Booted(NamedTuple):
@@ -43,10 +75,11 @@ class Booted(NamedTuple):
 
     member_id: int
     cluster_id: int
+    data_id: int
     conf_state: ConfState
     backend: Backend
     wal: Wal
-    storage: MemoryStorage
+    storage: ReplicaLog
     store: Store
     lessor: Lessor
     members: Members
@@ -77,8 +110,11 @@ class DirectoryLock:
         os.close(self._fd)
 
 
-def boot(config: Config) -> Booted:
-    """Open the member's data, making it if there is none. Raises StartError with what to do about it."""
+def boot(config: Config, founding: Founding | None = None) -> Booted:
+    """Open the member's data, making it if there is none. Raises StartError with what to do about it.
+
+    `founding`: what to make it from; when not given, what the settings alone say.
+    """
     member_dir = config.data_dir / "member"
     try:
         member_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,15 +125,15 @@ def boot(config: Config) -> Booted:
             "Give --data-dir a directory that this user may write to",
         ) from failure
     try:
-        return _open_or_explain(config, member_dir / "snap", lock)
+        return _open_or_explain(config, member_dir / "snap", lock, founding or found_cluster(config))
     except BaseException:
         lock.release()
         raise
 
 
-def _open_or_explain(config: Config, store_dir: Path, lock: DirectoryLock) -> Booted:
+def _open_or_explain(config: Config, store_dir: Path, lock: DirectoryLock, founding: Founding) -> Booted:
     try:
-        return _open(config, store_dir, lock)
+        return _open(config, store_dir, lock, founding)
     except WalCorruptError as damage:
         raise StartError(
             str(damage),
@@ -109,40 +145,45 @@ def _open_or_explain(config: Config, store_dir: Path, lock: DirectoryLock) -> Bo
         raise StartError(f"the data in {config.data_dir} cannot be opened: {failure}") from failure
 
 
-def _open(config: Config, store_dir: Path, lock: DirectoryLock) -> Booted:
+def _open(config: Config, store_dir: Path, lock: DirectoryLock, founding: Founding) -> Booted:
     try:
         wal, contents = Wal.open(config.wal_dir, unsafe_no_fsync=config.unsafe_no_fsync)
     except WalMissingError:
         _refuse_lost_log(config, store_dir)
-        _make(config, store_dir)
+        _make(config, store_dir, founding)
         wal, contents = Wal.open(config.wal_dir, unsafe_no_fsync=config.unsafe_no_fsync)
     _report_log(contents)
-    ids = _IDS.unpack(contents.metadata) if len(contents.metadata) == _IDS.size else (0, 0, 0)
-    if ids[0] != _METADATA_FORMAT:
+    ids = Ids.decode(contents.metadata)
+    if ids is None:
         raise StartError(f"the log in {config.wal_dir} was not written by this raftkv", "Use the version that wrote it")
+    # The log has decided whether a snapshot that was being installed counts (RF-46).
+    settle_received(store_dir, (contents.base.index, contents.base.term))
     backend = Backend.open(store_dir)
     tables = backend.tables
     store, lessor, members, alarms = Store(tables), Lessor(tables), Members(tables), Alarms(tables)
     applier = Applier(backend, store, lessor, members, alarms)
     applier.load()
-    owner = [unpack_u64(backend.read().get(key, bytes(8), tables.meta)) for key in (Meta.MEMBER_ID, Meta.CLUSTER_ID)]
-    if owner != list(ids[1:]):
-        raise StartError(
-            f"the log in {config.wal_dir} and the store in {store_dir} belong to different members",
-            "If --wal-dir was changed, change it back; otherwise restore this member from a backup",
-        )
+    _refuse_other_owner(config, store_dir, backend, ids)
     _refuse_mismatch(contents, applier, config)
     if backend.read().get(Meta.LOG_CREATED, db=tables.meta) is None:
         backend.begin_write().put(Meta.LOG_CREATED, b"\x01", db=tables.meta)
         backend.commit()
-    raw_conf_state = backend.read().get(Meta.CONF_STATE, db=tables.meta)
-    if raw_conf_state is None:
+    if backend.read().get(Meta.CONF_STATE, db=tables.meta) is None:
         raise StartError(f"the store in {store_dir} does not name its members", "Restore this member from a backup")
-    conf_state = decode_conf_state(raw_conf_state)
-    storage = _remember_log(contents, conf_state, applier)
-    return Booted(
-        ids[1], ids[2], conf_state, backend, wal, storage, store, lessor, members, alarms, applier, lock
-    )  # fmt: skip
+    if config.force_new_cluster:
+        contents = force_new_cluster(ids.member_id, wal, contents, backend, applier, members)
+    storage = _remember_log(contents, applier)
+    return Booted(*ids, applier.conf_state, backend, wal, storage, store, lessor, members, alarms, applier, lock)
+
+
+def _refuse_other_owner(config: Config, store_dir: Path, backend: Backend, ids: Ids) -> None:
+    meta = backend.tables.meta
+    owner = [unpack_u64(backend.read().get(key, bytes(8), meta)) for key in (Meta.MEMBER_ID, Meta.CLUSTER_ID)]
+    if owner != [ids.member_id, ids.cluster_id]:
+        raise StartError(
+            f"the log in {config.wal_dir} and the store in {store_dir} belong to different members",
+            "If --wal-dir was changed, change it back; otherwise restore this member from a backup",
+        )
 
 
 def _refuse_lost_log(config: Config, store_dir: Path) -> None:
@@ -163,40 +204,39 @@ def _refuse_lost_log(config: Config, store_dir: Path) -> None:
     shutil.rmtree(store_dir)
 
 
-def _make(config: Config, store_dir: Path) -> None:
-    """A new member of a new cluster: all bootstrap members compute the same ids (CL-05)."""
-    ids = {
-        name: member_id([str(url) for url in urls], config.initial_cluster_token)
-        for name, urls in config.initial_cluster.items()
-    }
-    own_id, common_id = ids[config.name], cluster_id(ids.values())
+def _make(config: Config, store_dir: Path, founding: Founding) -> None:
+    """A new member: the store, then the log, which says that the member exists."""
+    # One member alone counts from entry 1; so did every version of raftkv.
+    base = GENESIS if len(founding.members) > 1 and not founding.joins else ORIGIN
     backend = Backend.open(store_dir)
-    txn = backend.begin_write()
-    members = Members(backend.tables)
-    for name, urls in config.initial_cluster.items():
-        members.add(txn, Member(ids[name], tuple(str(url) for url in urls)))
+    txn, tables = backend.begin_write(), backend.tables
+    members = Members(tables)
+    for each in founding.members:
+        members.add(txn, each)
+    for removed_id in founding.removed:
+        txn.put(pack_u64(removed_id), b"", db=tables.members_removed)
+    voters = () if founding.joins else tuple(each.id for each in founding.members)
     meta = {
-        Meta.CONF_STATE: encode_conf_state(ConfState(voters=tuple(sorted(ids.values())))),
-        Meta.CLUSTER_ID: pack_u64(common_id),
-        Meta.MEMBER_ID: pack_u64(own_id),
+        Meta.CONF_STATE: encode_conf_state(ConfState(voters=voters)),
+        Meta.CLUSTER_ID: pack_u64(founding.cluster_id),
+        Meta.MEMBER_ID: pack_u64(founding.member_id),
         Meta.STORAGE_VERSION: STORAGE_VERSION.encode("ascii"),
+        Meta.CONSISTENT_INDEX: pack_consistent_index(base.index, base.term),
     }
     for key, value in meta.items():
-        txn.put(key, value, db=backend.tables.meta)
+        txn.put(key, value, db=tables.meta)
     backend.commit()
-    backend.close()  # durable before the log, which says that the member exists
-    metadata = _IDS.pack(_METADATA_FORMAT, own_id, common_id)
-    Wal.create(config.wal_dir, metadata, unsafe_no_fsync=config.unsafe_no_fsync).close()
-    _log.info(
-        "made a new member",
-        extra={
-            "kv": {
-                "member_id": f"{own_id:x}",
-                "cluster_id": f"{common_id:x}",
-                "data_dir": str(config.data_dir),
-            }
-        },
-    )
+    backend.close()  # durable before the log
+    ids = Ids(founding.member_id, founding.cluster_id, secrets.randbits(64) or 1)
+    Wal.create(config.wal_dir, ids.encode(), base=base, unsafe_no_fsync=config.unsafe_no_fsync).close()
+    fields = {
+        "member_id": f"{ids.member_id:x}",
+        "cluster_id": f"{ids.cluster_id:x}",
+        "data_dir": str(config.data_dir),
+        "members": len(founding.members),
+        "joins": founding.joins,
+    }
+    _log.info("made a new member", extra={"kv": fields})
 
 
 def _report_log(contents: WalContents) -> None:
@@ -224,11 +264,12 @@ def _refuse_mismatch(contents: WalContents, applier: Applier, config: Config) ->
         )
 
 
-def _remember_log(contents: WalContents, conf_state: ConfState, applier: Applier) -> MemoryStorage:
+def _remember_log(contents: WalContents, applier: Applier) -> ReplicaLog:
     term, vote, commit = contents.hard_state
     # The commit index on disk may be old; what was applied was committed (RF-41).
     commit = min(max(commit, applier.index), contents.last.index)
-    storage = MemoryStorage(HardState(term, vote, commit), conf_state)
+    conf_state = applier.conf_state
+    storage = ReplicaLog(applier, HardState(term, vote, commit), conf_state)
     storage.apply_snapshot(Snapshot(contents.base.index, contents.base.term, conf_state))
     storage.append(contents.entries)
     return storage

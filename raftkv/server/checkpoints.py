@@ -30,9 +30,9 @@ LOG_BYTES: Final = 64 << 20
 class Checkpoints:
     __slots__ = (
         "_backend",
-        "_catchup_entries",
         "_checkpoint",
         "_last_s",
+        "_log_floor",
         "_loop",
         "_on_failed",
         "_paused",
@@ -47,13 +47,15 @@ class Checkpoints:
         loop: asyncio.AbstractEventLoop,
         backend: Backend,
         wal: Wal,
-        catchup_entries: int,
+        log_floor: Callable[[int], int],
         on_failed: Callable[[Exception], None],
     ) -> None:
+        """`log_floor(durable index)`: entries before this need not be kept; followers may want more than this
+        member."""
         self._loop = loop
         self._backend = backend
         self._wal = wal
-        self._catchup_entries = catchup_entries
+        self._log_floor = log_floor
         self._on_failed = on_failed
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._checkpoint: Checkpoint | None = None
@@ -85,7 +87,7 @@ class Checkpoints:
         if failure is not None:
             self._note_failure(checkpoint, failure)
             return
-        self._wal.release_before(self._backend.durable_index - self._catchup_entries)
+        self._wal.release_before(self._log_floor(self._backend.durable_index))
 
     def _note_failure(self, checkpoint: Checkpoint, failure: BaseException) -> None:
         if checkpoint.trusted:

@@ -1,8 +1,8 @@
 """A member: the parts, what joins them, and what the services may ask of it.
 
 All state belongs to the event loop. The services hand in requests and continuations; the ready loop drives consensus
-and disk; this class passes results from one to the other and keeps the clock. Knows nothing of gRPC: it answers by
-calling back.
+and disk; `peering` talks to the other members; this class passes results from one to the other and keeps the clock.
+Knows nothing of gRPC: it answers by calling back.
 """
 
 from __future__ import annotations
@@ -17,29 +17,37 @@ from typing import TYPE_CHECKING, Any, Final
 
 from raftkv.apply import NOSPACE, Kind
 from raftkv.backend import NoSpaceError
-from raftkv.config import StartError
 from raftkv.lease import min_ttl_s
+from raftkv.membership import DataDirectoryChanged, MemberNotFound
 from raftkv.mvcc.watch import WatchHub
-from raftkv.pb import rpc_pb2
+from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.raft import NOBODY, RawNode, Role
 from raftkv.raft import Config as RaftConfig
 from raftkv.server.autocompact import AutoCompactor, make_plan
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.compactor import Compactor
 from raftkv.server.defragment import Defragmenter
-from raftkv.server.errors import ProposalLost, RequestTimedOut, Stopped, TooManyRequests
+from raftkv.server.errors import LeaderChanged, MemberEnded, ProposalLost, RequestTimedOut, Stopped, TooManyRequests
+from raftkv.server.leader_calls import LeaderCalls
+from raftkv.server.leadership import Leadership
 from raftkv.server.lease_keeper import LeaseKeeper
+from raftkv.server.peering import Peering, forgotten, removed
 from raftkv.server.proposals import MAX_ENTRY_BYTES, Finish, Proposals
 from raftkv.server.quota import Quota
 from raftkv.server.reads import Read, Reads
 from raftkv.server.ready_loop import ReadyLoop
+from raftkv.server.reconfiguration import Reconfiguration
 from raftkv.server.slices import Slices
+from raftkv.server.waiting import Waiting
 from raftkv.version import CLUSTER_VERSION
 
 if TYPE_CHECKING:
     from raftkv.config import Config
-    from raftkv.raft import Entry, ReadState, SoftState, Status
+    from raftkv.raft import Entry, Message, ReadState, Snapshot, SoftState
+    from raftkv.raft import Status as RaftStatus
     from raftkv.server.bootstrap import Booted
+    from raftkv.server.defragment import Pausable
+    from raftkv.server.leader_calls import Status
     from raftkv.wal import FlushResult
 
 _log = logging.getLogger(__name__)
@@ -48,12 +56,33 @@ CATCH_UP_EVENTS: Final = 500
 """History events read for slow or late watchers in one slice: a few milliseconds."""
 MAX_PROGRESS_JITTER: Final = 0.1
 """W-73: so that a thousand watchers are not notified in the same moment."""
+MAX_UNCOMMITTED_BYTES: Final = 128 << 20
+"""Of proposals that no quorum has yet: a leader without one takes no more than this before it steps down."""
+MAX_INFLIGHT_BYTES: Final = 16 << 20
+"""Appends on the way to one follower. Below what a link queues, and above what a fast network holds."""
+MAX_INFLIGHT_MSGS: Final = 512
+"""Contract section 13.1."""
+FIRST_LINK_S: Final = 5.0
+"""So long a starting member waits for a link before it fast-forwards its election timeout all the same (RF-09)."""
+VERSION_CHECK_S: Final = 4.0
+"""F-76."""
+LATE_TICKS: Final = 3
+"""L-26: heartbeats without a tick after which a leader may have been suspended."""
+REMOVED_LINGER_S: Final = 1.0
+"""CL-34: a removed member goes on this long, so that the answer can go out."""
 
 
 class Node:
     """Made by `boot` and this constructor; then `start`, and at last `stop`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, config: Config, booted: Booted) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: Config,
+        booted: Booted,
+        status_of: Callable[[Exception], Status],
+    ) -> None:
+        """`status_of`: what a client is told of an error (api.errors)."""
         self.loop = loop
         self.config = config
         self.member_id = booted.member_id
@@ -74,23 +103,30 @@ class Node:
 
         self.backend.on_failed = self.on_fatal
         self._booted = booted
-        self._conf_state = booted.conf_state
+        self._failed = False
+        """Nothing may be written any more."""
         self._is_leader = False
+        self._started_s = loop.time()
+        self._fast_forwarded = False
         self._watchers_awake = False
         self._alarm_proposed = False
         self._tasks: set[asyncio.Task[None]] = set()
         """Spawned and not yet done; the loop itself holds only weak references. Bounded by the open requests."""
         self._tick_timer: asyncio.TimerHandle | None = None
         self._on_tick: list[Callable[[float], None]] = []
+        self._last_tick_s = loop.time()
         self._last_space_check_s = 0.0
+        self._last_version_check_s = 0.0
         # Higher than any number of an earlier life, as long as clocks go forward between restarts and fewer than a
         # thousand batches are proposed in a millisecond.
         self._proposals = Proposals(self.member_id, int(time.time() * 1000) << 10, loop.time)
         rawnode = RawNode(self._raft_config(), booted.storage, random.SystemRandom())
         self._rawnode = rawnode
-        self._reads = Reads(rawnode)
+        self._reads = Reads(rawnode, secrets.randbits(62))
         self._ready_loop = ReadyLoop(loop, rawnode, booted.storage, booted.wal, self._proposals, self)
-        self._checkpoints = Checkpoints(loop, self.backend, booted.wal, self._catchup_entries(), self.on_fatal)
+        self.schedule = self._ready_loop.schedule
+        """Something was given to the core, or may be proposed: have a turn soon."""
+        self._checkpoints = Checkpoints(loop, self.backend, booted.wal, self._log_floor, self.on_fatal)
         self.compactor = Compactor(
             loop,
             self.backend,
@@ -99,16 +135,37 @@ class Node:
             config.compaction_sleep_interval_s,
             self.on_fatal,
         )
-        self._defragmenter = Defragmenter(
-            self.backend,
-            (self._ready_loop, self.compactor, self._checkpoints),
-            (self.store, self.lessor, self.members, self.alarms, self.hub),
-            self.on_fatal,
-        )
+        self.pausables: tuple[Pausable, ...] = (self._ready_loop, self.compactor, self._checkpoints)
+        self._rebindables = (self.store, self.lessor, self.members, self.alarms, self.hub)
+        self._defragmenter = Defragmenter(self.backend, self.pausables, self._rebindables, self.on_fatal)
         self._leases = LeaseKeeper(self.lessor, self.propose, config.election_timeout_ms / 1000)
         if config.auto_compaction is not None:
             plan = make_plan(config.auto_compaction)
             self.on_tick(AutoCompactor(plan, self.store, lambda: self.leads, self.propose).on_tick)
+        self._join_others(booted, rawnode, status_of)
+
+    def _join_others(self, booted: Booted, rawnode: RawNode, status_of: Callable[[Exception], Status]) -> None:
+        """The parts that know of other members."""
+        self.peering = Peering(self, booted, rawnode)
+        links = self.peering.links
+        election_timeout_s = self.config.election_timeout_ms / 1000
+        self.waiting = Waiting(self.member_id, election_timeout_s, links.connected_since, self._voters)
+        self.reconfiguration = Reconfiguration(
+            self.member_id,
+            self.members,
+            rawnode,
+            self._proposals,
+            links,
+            self.waiting,
+            self.schedule,
+            self.loop.time,
+            strict=self.config.strict_reconfig_check,
+            max_learners=self.config.max_learners,
+        )
+        self.leadership = Leadership(rawnode, links.connected_since, self.schedule, self.config.request_timeout_s)
+        self.leader_calls = LeaderCalls(self, status_of)
+        self.on_tick(self.peering.on_tick)
+        self.on_tick(self.leadership.on_tick)
 
     def _raft_config(self) -> RaftConfig:
         return RaftConfig(
@@ -117,39 +174,47 @@ class Node:
             heartbeat_ticks=1,
             applied=self.applier.index,
             max_size_per_msg=MAX_ENTRY_BYTES,
+            max_inflight_msgs=MAX_INFLIGHT_MSGS,
+            max_inflight_bytes=MAX_INFLIGHT_BYTES,
+            max_uncommitted_bytes=MAX_UNCOMMITTED_BYTES,
             pre_vote=self.config.pre_vote,
         )
 
-    def _catchup_entries(self) -> int:
-        """Log kept for slow followers, behind what is applied and behind a checkpoint (RF-43); without any, none."""
-        return 0 if self._conf_state.voters == (self.member_id,) else self.config.snapshot_catchup_entries
+    def _voters(self) -> tuple[int, ...]:
+        return self.applier.conf_state.voters
+
+    @property
+    def _is_alone(self) -> bool:
+        conf_state = self.applier.conf_state
+        return conf_state.voters == (self.member_id,) and not conf_state.learners
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Join: elect, replay the log, publish this member's attributes. After it, clients can be served (G-03).
 
-        Raises StartError when a setting does not fit the data.
+        The peer URLs must be served already. Raises what ended the member instead.
         """
-        if self.config.force_new_cluster and len(self.members) > 1:
-            raise StartError(
-                f"--force-new-cluster would drop {len(self.members) - 1} other members from the data, which "
-                "this version of raftkv does not support",
-                "Nothing was changed. Start without --force-new-cluster",
-            )
+        self.peering.update_links()
         self._tick_timer = self.loop.call_later(self.config.heartbeat_interval_ms / 1000, self._tick)
-        if self.config.initial_election_tick_advance and self._conf_state.voters == (self.member_id,):
+        if self.config.initial_election_tick_advance and self._is_alone:
             self._rawnode.campaign()  # nobody else could win (RF-09)
-        self._ready_loop.schedule()
+        self.schedule()
         self.compactor.wake()
-        member = rpc_pb2.Member(
+        await self._apply_own(Kind.PUBLISH, self._own_record().SerializeToString())
+        while not self.applier.cluster_version:
+            if self._is_leader:
+                await self._apply_own(Kind.CLUSTER_VERSION, CLUSTER_VERSION.encode("ascii"))
+            else:
+                await self._tick_passed()
+
+    def _own_record(self) -> peer_pb2.MemberRecord:
+        return peer_pb2.MemberRecord(
             ID=self.member_id,
             name=self.config.name,
             clientURLs=[str(url) for url in self.config.advertise_client_urls],
+            data_id=self.peering.identity.data_id,
         )
-        await self._apply_own(Kind.PUBLISH, member.SerializeToString())
-        if self.applier.cluster_version != CLUSTER_VERSION:
-            await self._apply_own(Kind.CLUSTER_VERSION, CLUSTER_VERSION.encode("ascii"))
 
     async def _apply_own(self, kind: int, message: bytes) -> None:
         """Propose until it is applied, or the node has ended."""
@@ -161,6 +226,22 @@ class Node:
                 raise self.stopped.result() or Stopped
             if type(result.result()) is tuple:
                 return
+            if isinstance(result.result(), DataDirectoryChanged):
+                self.end(forgotten(self.member_id))
+            elif isinstance(result.result(), MemberNotFound) and self.members.was_removed(self.member_id):
+                self.end(removed(self.member_id))
+            elif not isinstance(result.result(), RequestTimedOut):
+                await self._tick_passed()
+
+    async def _tick_passed(self) -> None:
+        await asyncio.wait((self.stopped,), timeout=self.config.heartbeat_interval_ms / 1000)
+        if self.stopped.done():
+            raise self.stopped.result() or Stopped
+
+    async def hand_over(self) -> None:
+        """Before `stop`: let another member lead, so that the others need not notice first (RF-23)."""
+        if not self.stopped.done():
+            await self.leadership.hand_over(self.config.election_timeout_ms / 1000)
 
     async def stop(self) -> None:
         """Answer who still waits, make everything durable, let go of the files."""
@@ -169,27 +250,43 @@ class Node:
         self.slices.stop()
         self.compactor.pause()
         self._ready_loop.stop()
-        self._proposals.fail_all(Stopped())
-        self._reads.fail_all(Stopped())
+        self._fail_waiting()
+        await self.peering.stop()
         await self._defragmenter.settled()
         await self._checkpoints.stop()
-        if not self.stopped.done():
+        if not self._failed:
             self._booted.wal.close()
             self.backend.close()
+        if not self.stopped.done():
             self.stopped.set_result(None)
         self._booted.lock.release()
 
+    def _fail_waiting(self) -> None:
+        self._proposals.fail_all(Stopped())
+        self._reads.fail_all(Stopped())
+        self.reconfiguration.fail_all(Stopped())
+        self.leadership.fail_all()
+
     def on_fatal(self, failure: Exception) -> None:
         """The disk failed, or we made a mistake: nothing may be acknowledged any more (RF-53, RF-73)."""
-        if not self.stopped.done():
+        if not self._failed:
+            self._failed = True
             _log.critical("this member must stop", exc_info=failure, extra={"kv": {"error": str(failure)}})
-            self._proposals.fail_all(Stopped())
-            self._reads.fail_all(Stopped())
-            self.stopped.set_result(failure)
             # What is in memory is ahead of the disk, or the disk is not to be trusted: nothing may be written any more.
-            for each in (self._ready_loop, self.compactor, self._checkpoints):
-                each.pause()
+            self._ready_loop.halt()
+            self.compactor.pause()
+            self._checkpoints.pause()
             self.slices.stop()
+            self._fail_waiting()
+            if not self.stopped.done():
+                self.stopped.set_result(failure)
+
+    def end(self, reason: MemberEnded) -> None:
+        """This member is sound and must stop all the same; the text tells why, and what to do."""
+        if not self.stopped.done():
+            _log.critical(str(reason), extra={"kv": {"reason": type(reason).__name__}})
+            self._fail_waiting()
+            self.stopped.set_result(reason)
 
     def on_tick(self, callback: Callable[[float], None]) -> None:
         """Have `callback(now)` called every heartbeat interval."""
@@ -200,28 +297,56 @@ class Node:
             return
         now = self.loop.time()
         self._tick_timer = self.loop.call_later(self.config.heartbeat_interval_ms / 1000, self._tick)
+        self._last_tick_s = now
         try:
             self._rawnode.tick()
-            self._proposals.expire(now - self.config.request_timeout_s, RequestTimedOut())
+            self._proposals.expire(now - self.config.request_timeout_s, self.waiting.proposal_error)
             self._reads.on_tick(now, self.config.request_timeout_s, RequestTimedOut())
             self._leases.on_tick(now)
             self._checkpoints.on_tick(now)
+            self.reconfiguration.go_on()
             self._trim_log()
             if now - self._last_space_check_s >= 1.0:
                 self._last_space_check_s = now
                 self._check_space()
+                self._ready_loop.quorum_rtt_s = self.peering.links.quorum_rtt_s(self._voters())
+            if now - self._last_version_check_s >= VERSION_CHECK_S:
+                self._last_version_check_s = now
+                self._check_cluster_version()
+            if not self._fast_forwarded and now - self._started_s >= FIRST_LINK_S:
+                self.on_peer_connected()
             for callback in self._on_tick:
                 callback(now)
         except Exception as failure:
             self.on_fatal(failure)
-        self._ready_loop.schedule()
+        self.schedule()
+
+    def on_peer_connected(self) -> None:
+        """The first time: there is somebody to hear from, so the wait for a leader need not be a whole one (RF-09)."""
+        if not self._fast_forwarded:
+            self._fast_forwarded = True
+            if self.config.initial_election_tick_advance and self.leader_id == NOBODY and not self._is_alone:
+                for _ in range(self.config.election_ticks - 2):
+                    self._rawnode.tick()
+
+    @property
+    def ticks_are_late(self) -> bool:
+        """This process did not run for a while: another member may lead by now, and this one not know it (L-26)."""
+        return self.loop.time() - self._last_tick_s > LATE_TICKS * self.config.heartbeat_interval_ms / 1000
+
+    def _check_cluster_version(self) -> None:
+        """F-76, by the leader. All members of this version speak one version of the protocol between members."""
+        if self.leads and self.applier.cluster_version != CLUSTER_VERSION:
+            self.propose(Kind.CLUSTER_VERSION, CLUSTER_VERSION.encode("ascii"), _forget_result, None)
 
     def _trim_log(self) -> None:
-        """Of the log in memory; on disk it reaches back to the last checkpoint."""
-        storage = self._booted.storage
-        keep_from = self.applier.index - self._catchup_entries()
-        if keep_from > storage.first_index():
-            storage.compact(keep_from)
+        """Of the log in memory. On disk it reaches back to the last checkpoint, or as far as this."""
+        keep = 0 if self._is_alone else self.config.snapshot_catchup_entries
+        self._booted.storage.trim(keep, self.peering.copies.oldest_index)
+
+    def _log_floor(self, durable_index: int) -> int:
+        """Entries before this one need not be kept on disk, the store being durable up to `durable_index`."""
+        return min(durable_index, self._booted.storage.first_index() - 1)
 
     def _check_space(self) -> None:
         was_full = self.quota.headroom_bytes == 0
@@ -240,8 +365,14 @@ class Node:
         """This member leads and knows every lease (L-50)."""
         return self._leases.primary
 
-    def raft_status(self) -> Status:
+    def raft_status(self) -> RaftStatus:
         return self._rawnode.status()
+
+    @property
+    def is_learner(self) -> bool:
+        """Not a voter (yet): serves next to nothing (G-30)."""
+        own = self.members.get(self.member_id)
+        return own is not None and own.is_learner
 
     def propose(self, kind: int, message: bytes, finish: Finish, context: Any) -> None:
         """Have a request applied by all members; `finish(context, result)` is called later, exactly once.
@@ -269,10 +400,17 @@ class Node:
             self._ready_loop.schedule()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something of many waits beside everything else; it answers for its own errors."""
+        """Run something of many waits beside everything else. It answers for its own errors; one that it does not know
+        of ends the member, rather than whatever waits for it."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if isinstance(failure, Exception):
+            self.on_fatal(failure)
 
     async def defragment(self) -> None:
         """Rewrite this member's store without its free pages (MT-30). See `Defragmenter.run` for what it raises."""
@@ -327,11 +465,43 @@ class Node:
 
     # --- what the ready loop reports ----------------------------------------------------------------------------------
 
+    def send(self, messages: Sequence[Message]) -> None:
+        self.peering.links.send(messages)
+
+    def reaches(self, member_id: int) -> bool:
+        return self.peering.links.connected_since(member_id) is not None
+
+    def install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
+        self.peering.installer.install(snapshot, done)
+
+    def on_store_replaced(self) -> None:
+        """The backend holds a newer store, of another member: everything in memory is as of the old one (RF-45)."""
+        tables = self.backend.tables
+        for each in self._rebindables[:-1]:
+            each.rebind(tables)
+        self.applier.load()
+        self._leases.primary = False  # loading has ended what the lessor knew as leader
+        self.hub.resync_all(tables)
+        self.quota.update()
+        # What was proposed here may be in that store already, and no entry will come to tell.
+        self._proposals.fail_in_flight(RequestTimedOut())
+        self._reads.on_applied(self.applier.index)
+        self.peering.update_links()
+        self.compactor.wake()
+        self.wake_watchers()
+
     def on_soft_state(self, soft_state: SoftState) -> None:
+        now = self.loop.time()
+        new_leader = soft_state.lead not in (NOBODY, self.leader_id)
         self.leader_id = soft_state.lead
         self._is_leader = soft_state.role is Role.LEADER
+        self.waiting.on_leader(soft_state.lead, now)
         if not self._is_leader and self._leases.primary:
             self._leases.demote()
+        if new_leader:
+            self._reads.on_leader_changed(LeaderChanged(), now)
+            self.leadership.on_leader(soft_state.lead)
+        self.reconfiguration.on_leader_changed()
         _log.info(
             "leadership changed",
             extra={
@@ -347,19 +517,34 @@ class Node:
         started_s = time.perf_counter()
         self.backend.reserve_batch(*self.applier.growth(entries))
         applied, events = self.applier.apply(entries)
+        for each in applied:
+            if each.change is not None:
+                self._rawnode.apply_conf_change(each.change)
+                self._on_members_changed()
         if self.backend.commit_due:
             self.backend.commit()
         self.quota.update()
-        for proposer, number, results in applied:
+        for proposer, number, results, _ in applied:
             self._proposals.complete(proposer, number, results)
+            if proposer != self.member_id:
+                self._ready_loop.tell_commit_now()
         self.hub.publish(events)
         self._reads.on_applied(self.applier.index)
+        self._rawnode.attest(self.applier.index, self.applier.state_hash)
+        self.peering.divergence.on_applied()
         if self._is_leader and not self._leases.primary and self.applier.term == self._rawnode.term:
             self._leases.promote(self.loop.time())
         self.compactor.wake()
         took_s = time.perf_counter() - started_s
         if took_s > self.config.warning_apply_duration_s:
             _warn_slow_apply(entries, took_s)
+
+    def _on_members_changed(self) -> None:
+        self._ready_loop.tell_commit_now()
+        self._trim_log()  # a member that joins must not be sent the log's first entry: see ReplicaLog.trim
+        self.peering.update_links()
+        if self.members.was_removed(self.member_id):
+            self.loop.call_later(REMOVED_LINGER_S, self.end, removed(self.member_id))
 
     def on_read_states(self, states: list[ReadState]) -> None:
         self._reads.on_read_states(states, self.applier.index, self.loop.time())
@@ -392,6 +577,10 @@ def _warn_slow_apply(entries: Sequence[Entry], took_s: float) -> None:
         "last_index": entries[-1].index,
     }
     _log.warning("applying a batch took too long", extra={"kv": fields})
+
+
+def _forget_result(_context: None, _result: Any) -> None:
+    """Whoever asked asks again when it is still needed."""
 
 
 def _set_result(future: asyncio.Future[Any], result: Any) -> None:

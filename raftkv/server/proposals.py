@@ -7,12 +7,19 @@ queue, the batch numbers and the waiting callers; knows nothing of Raft, and of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from raftkv.apply import ITEM_BYTES, encode_batch
 
 Finish: TypeAlias = Callable[[Any, Any], None]
 """finish(context, result): result is what `apply` made of the request, or a NodeError."""
+
+
+class ErrorOf(Protocol):
+    """Why something that began to wait at `started_s` was not done in time."""
+
+    def __call__(self, started_s: float, *, proposed: bool) -> Exception: ...
+
 
 MAX_ENTRY_BYTES: Final = 1 << 20
 """A batch is closed when it has grown to this; one request may be larger. Also Raft's cap of one append (RF §13.1)."""
@@ -84,6 +91,17 @@ class Proposals:
         self._in_flight[number] = (self._clock(), waiters)
         return number, encode_batch(self._member_id, number, requests)
 
+    def register(self, finish: Finish, context: Any) -> int:
+        """A number for a request that has an entry of its own; its result comes as that of a batch of one."""
+        number = self._next_number
+        self._next_number += 1
+        self._in_flight[number] = (self._clock(), [(finish, context)])
+        return number
+
+    def is_waiting(self, number: int) -> bool:
+        """Whether the batch has neither been applied nor given up."""
+        return number in self._in_flight
+
     def _cut(self) -> tuple[Sequence[tuple[int, bytes]], list[tuple[Finish, Any]]]:
         requests, waiters = self._requests, self._waiters
         if self._bytes + ITEM_BYTES * len(requests) <= MAX_ENTRY_BYTES:
@@ -98,7 +116,6 @@ class Proposals:
         self._requests, self._waiters = requests[count:], waiters[count:]
         self._queued_since = self._clock()  # later than the rest came, but what is behind a cut moves on
         self._bytes = sum(len(message) for _, message in self._requests)
-        self._queued_since = self._clock()
         return requests[:count], waiters[:count]
 
     def complete(self, proposer: int, number: int, results: Sequence[Any]) -> None:
@@ -111,15 +128,15 @@ class Proposals:
         for (finish, context), result in zip(batch[1], results, strict=True):
             finish(context, result)
 
-    def expire(self, before: float, error: Exception) -> None:
+    def expire(self, before: float, error_of: ErrorOf) -> None:
         """End the wait of all that came before that moment. What is in the log may still be applied later (RF-71)."""
         if self._requests and self._queued_since < before:
-            self.fail_queued(error)
+            self.fail_queued(error_of(self._queued_since, proposed=False))
         for number, (proposed_at, waiters) in list(self._in_flight.items()):
             if proposed_at >= before:
                 return
             del self._in_flight[number]
-            self._fail(waiters, error)
+            self._fail(waiters, error_of(proposed_at, proposed=True))
 
     def fail_batch(self, number: int, error: Exception) -> None:
         self._fail(self._in_flight.pop(number)[1], error)
@@ -129,8 +146,14 @@ class Proposals:
         waiters, self._requests, self._waiters, self._bytes = self._waiters, [], [], 0
         self._fail(waiters, error)
 
+    def fail_in_flight(self, error: Exception) -> None:
+        """End the wait of all that is proposed. It may be in the log, or have been applied without our seeing it."""
+        in_flight, self._in_flight = self._in_flight, {}
+        for _, waiters in in_flight.values():
+            self._fail(waiters, error)
+
     def fail_all(self, error: Exception) -> None:
-        self.expire(float("inf"), error)
+        self.fail_in_flight(error)
         self.fail_queued(error)
 
     def _fail(self, waiters: Sequence[tuple[Finish, Any]], error: Exception) -> None:

@@ -35,13 +35,15 @@ class Reads:
         "slow",
     )
 
-    def __init__(self, rawnode: RawNode) -> None:
+    def __init__(self, rawnode: RawNode, first_round: int) -> None:
+        """`first_round`, 62 bits: one that this member surely never used before it was restarted. An answer to an
+        earlier life's round may still be on its way, and it knows nothing of what was written since."""
         self._rawnode = rawnode
         self._gathering: list[tuple[Read, Any]] = []
         """Reads for the next round. Bounded by the open requests of the clients."""
         self._sent: list[tuple[Read, Any]] = []
         """Reads of the round under way."""
-        self._round = 0
+        self._round = first_round
         self._started_at = 0.0
         self._asked_at = 0.0
         self._ready_at: list[tuple[int, list[tuple[Read, Any]]]] = []
@@ -80,6 +82,15 @@ class Reads:
         while self._ready_at and self._ready_at[0][0] <= applied:
             for read, context in self._ready_at.pop(0)[1]:
                 read(context, None)
+
+    def on_leader_changed(self, error: NodeError, now: float) -> None:
+        """What was asked of the last leader will not be answered (RF-35). What waits for the next round goes to the
+        new."""
+        if self._sent:
+            self.failed += 1
+            waiting, self._sent = self._sent, []
+            self._fail(waiting, error)
+        self.maybe_start(now)
 
     def on_tick(self, now: float, timeout_s: float, error: NodeError) -> None:
         """Ask again where no answer came; give up what is older than the request timeout."""

@@ -2,38 +2,57 @@
 
 Order within one turn (raft.Ready says why each step may stand where it does):
 
-1. what waits in the queue becomes log entries, if no flush is under way;
+1. what waits in the queue becomes log entries, if no flush is under way and few enough batches are on their way to a
+   quorum, or goes to the leader;
 2. messages leave; entries and hard state are staged, and one flush begins;
-3. while the disk works, committed entries are applied and their clients answered;
+3. while the disk works, and the peers' disks, committed entries are applied and their clients answered;
 4. when the flush is done, the core hears of it, and what had to wait for the disk leaves; where applying takes longer
    than flushing, step 3 comes before the next step 1.
 
-Owns the core, the in-memory log and the WAL with its flusher. Decides nothing about requests or members.
+A snapshot is installed between its record in the log and the core's hearing of it. Owns the core, the in-memory log and
+the WAL with its flusher. Decides nothing about requests or members.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from raftkv.raft import NOBODY, ProposalDropped
 from raftkv.server.flusher import Flusher
-from raftkv.wal import KernelSync
+from raftkv.wal import KernelSync, LogPosition
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from raftkv.raft import Entry, MemoryStorage, RawNode, ReadState, Ready, SoftState
+    from raftkv.raft import Entry, MemoryStorage, Message, NodeId, RawNode, ReadState, Ready, Snapshot, SoftState
     from raftkv.server.proposals import Proposals
     from raftkv.wal import FlushResult, Wal
 
 MAX_PROPOSED_BYTES: Final = 8 << 20
 """Most that one turn takes from the queue: one flush stays short, and its apply too. The rest follows with the next."""
+DISTANCE_S: Final = 0.002
+"""For every so much of round trip to a quorum one more batch may be on its way. Nearby, batches gather while one is
+under way, as they do during a flush, and cost less; far away, the way is what takes time, and is kept filled."""
+MAX_BATCHES: Final = 16
+COMMIT_NEWS_S: Final = 0.001
+"""How long followers may be left without the news that a batch is committed, which only this member's clients wait for:
+the next batch carries it, and saves each of them a message to read and one to write."""
 
 
 class Owner(Protocol):
     """What the loop reports to. All calls come on the event loop, between two turns of nobody else."""
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """To their receivers, in this order, without waiting. May be lost."""
+
+    def reaches(self, member_id: NodeId) -> bool:
+        """Whether what is sent there now has a chance to arrive."""
+
+    def install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
+        """The log has been restarted behind this snapshot, durably: put its store in place, then call `done`."""
 
     def on_soft_state(self, soft_state: SoftState) -> None: ...
 
@@ -52,17 +71,22 @@ class Owner(Protocol):
 class ReadyLoop:
     __slots__ = (
         "_apply_s",
+        "_behind_install",
+        "_commit_news_due",
         "_flusher",
+        "_held",
         "_loop",
         "_owner",
         "_paused",
         "_proposals",
+        "_proposed",
         "_saving",
         "_scheduled",
         "_staged",
         "_stopped",
         "_storage",
         "_wal",
+        "quorum_rtt_s",
         "rawnode",
     )
 
@@ -86,11 +110,23 @@ class ReadyLoop:
         """Staged in the WAL, waiting for the next flush; in order."""
         self._saving: list[Ready] = []
         """Being flushed; in order, all before `_staged`."""
+        self._behind_install: deque[Ready] = deque()
+        """Durable, but a snapshot in the first of them is still being installed; the core hears of all of them then."""
+        self._proposed: deque[int] = deque()
+        """As leader of several: last index of each batch that is not committed yet."""
+        self.quorum_rtt_s = 0.0
+        """Round trip to the nearest quorum when nothing delays it; the owner measures."""
+        self._commit_news_due = False
+        """A timer will let the news go."""
+        rawnode.hold_commit_news = True
         self._apply_s = 0.0
         """How long the last batch took to apply and answer."""
         self._scheduled = False
         self._paused = False
-        """Nothing is taken from the core, so nothing is applied. Proposals gather in their bounded queue."""
+        """Nothing is applied and nothing proposed; what members say to each other goes on. Proposals gather in their
+        bounded queue."""
+        self._held: deque[list[Entry]] = deque()
+        """Handed out by the core while paused. Bounded by the core: `Config.max_committed_size_per_ready`."""
         self._stopped = False
 
     def check_log_space(self) -> bool:
@@ -120,23 +156,45 @@ class ReadyLoop:
     def turn(self) -> None:
         """Make log entries of what waits, and do all that the core wants done."""
         self._scheduled = False
-        if self._stopped or self._paused:
+        if self._stopped:
             return
         try:
-            if not self._flusher.busy:
+            while self._held and not self._paused:
+                self._apply(self._held.popleft())
+            if self.rawnode.reads_at_once or not self._answer_first():
                 self._propose()
-            self._obey_all()
+                self._obey_all()
         except Exception as failure:
             self._owner.on_fatal(failure)
+
+    def _answer_first(self) -> bool:
+        """Among several members a turn comes with an acknowledgement. Who is answered by what it commits asks again:
+        apply, let the sockets be read once, then make the next batch, as large as it can be (docs/adr/0006)."""
+        before = self.rawnode.applied
+        self._obey_all()
+        answered = self.rawnode.applied > before and self.rawnode.is_leader
+        if answered:
+            self._loop.call_soon(self.schedule)
+        return answered
 
     def _obey_all(self) -> None:
         while self.rawnode.has_ready() and not self._wal.backlogged:
             self._obey(self.rawnode.ready())
+        self._flush_staged()  # what was staged during the last flush, though the core has nothing new
+        self.rawnode.hold_commit_news = True
+        if self.rawnode.has_commit_news and not self._commit_news_due:
+            self._commit_news_due = True
+            self._loop.call_later(COMMIT_NEWS_S, self._tell_commit)
 
     def _propose(self) -> None:
         """Only while no flush is under way: what arrives during one makes a single batch (group commit)."""
-        if not self._proposals.queued or self.rawnode.lead == NOBODY:
+        if not self._proposals.queued or self.rawnode.lead == NOBODY or self._paused:
             return  # without a leader they wait (G-51)
+        leads = self.rawnode.is_leader
+        if leads and (self._flusher.busy or not self._has_room()):
+            return  # a follower's proposals do not wait for its own disk
+        if not leads and not self._owner.reaches(self.rawnode.lead):
+            return  # they would be lost on the way to a leader that is gone; the next one is told
         size = 0
         while size < MAX_PROPOSED_BYTES and self._proposals.queued:
             number, data = self._proposals.take_batch()
@@ -145,30 +203,61 @@ class ReadyLoop:
                 self.rawnode.propose([data])
             except ProposalDropped:
                 self._owner.on_proposal_dropped(number)
+        if leads:
+            self._proposed.append(self.rawnode.last_index)
+
+    def _has_room(self) -> bool:
+        """Whether another batch may be sent on its way to a quorum. For a lone voter the flush is all there is."""
+        proposed, committed = self._proposed, self.rawnode.committed
+        while proposed and proposed[0] <= committed:
+            proposed.popleft()
+        return len(proposed) <= min(int(self.quorum_rtt_s / DISTANCE_S), MAX_BATCHES - 1)
+
+    def tell_commit_now(self) -> None:
+        """Somebody on another member waits for what has just been committed."""
+        self.rawnode.hold_commit_news = False
+
+    def _tell_commit(self) -> None:
+        self._commit_news_due = False
+        self.rawnode.hold_commit_news = False
+        self.schedule()
 
     def _obey(self, ready: Ready) -> None:
         if ready.soft_state is not None:
+            self._proposed.clear()
             self._owner.on_soft_state(ready.soft_state)
-        assert not ready.messages, "a lone voter has nobody to write to"
+        if ready.messages:
+            self._owner.send(ready.messages)
         if ready.needs_save:
-            self._wal.stage(ready.hard_state, ready.entries)
+            snapshot = ready.snapshot
+            position = None if snapshot is None else LogPosition(snapshot.index, snapshot.term)
+            self._wal.stage(ready.hard_state, ready.entries, position)
             self._staged.append(ready)
+        self._flush_staged()
+        if ready.committed_entries:
+            if self._paused:
+                self._held.append(ready.committed_entries)
+            else:
+                self._apply(ready.committed_entries)
+        if ready.read_states:
+            self._owner.on_read_states(ready.read_states)
+
+    def _flush_staged(self) -> None:
         if self._staged and not self._flusher.busy:
             self._saving, self._staged = self._staged, []
             self._flusher.kick()
-        if ready.committed_entries:
-            started_s = perf_counter()
-            self._owner.on_committed(ready.committed_entries)
-            self.rawnode.advance_apply(ready.committed_entries[-1].index)
-            self._apply_s = perf_counter() - started_s
-        if ready.read_states:
-            self._owner.on_read_states(ready.read_states)
+
+    def _apply(self, entries: list[Entry]) -> None:
+        started_s = perf_counter()
+        self._owner.on_committed(entries)
+        self.rawnode.advance_apply(entries[-1].index)
+        self._apply_s = perf_counter() - started_s
 
     def _on_flushed(self, result: FlushResult) -> None:
         try:
             self._note_saved()
             self._owner.on_flushed(result)
-            if self._stopped or self._paused:
+            if self._stopped:
                 return
             if result.write_s + result.sync_s < self._apply_s:
                 # Applying takes longer than the disk does, so having it work meanwhile would win little. Apply and
@@ -187,12 +276,43 @@ class ReadyLoop:
             # The in-memory log first: `advance_append` lets the core forget its own copy of these entries.
             if ready.hard_state is not None:
                 self._storage.set_hard_state(ready.hard_state)
+            if ready.snapshot is not None:
+                self._storage.apply_snapshot(ready.snapshot)
             self._storage.append(ready.entries)
-            self.rawnode.advance_append(ready)
-            assert not ready.messages_after_sync, "a lone voter has nobody to promise anything to"
+            if ready.snapshot is not None or self._behind_install:
+                self._behind_install.append(ready)
+                if len(self._behind_install) == 1:
+                    self._install_first()
+            else:
+                self._finish_save(ready)
+
+    def _finish_save(self, ready: Ready) -> None:
+        self.rawnode.advance_append(ready)
+        if ready.messages_after_sync:
+            self._owner.send(ready.messages_after_sync)
+
+    def _install_first(self) -> None:
+        snapshot = self._behind_install[0].snapshot
+        assert snapshot is not None
+        # What was handed out and not applied yet is part of the snapshot.
+        self._held.clear()
+        self._owner.install(snapshot, self._on_installed)
+
+    def _on_installed(self) -> None:
+        waiting = self._behind_install
+        self._finish_save(waiting.popleft())
+        while waiting and waiting[0].snapshot is None:
+            self._finish_save(waiting.popleft())
+        if waiting:
+            self._install_first()
+        self.schedule()
+
+    def halt(self) -> None:
+        """Do nothing any more, not even what is staged: the member has failed."""
+        self._stopped = True
 
     def stop(self) -> None:
         """Finish the flush under way, then flush what is staged: an unacknowledged entry may as well be durable."""
-        self._stopped = True
-        if self._flusher.stop() and self._staged:
+        halted, self._stopped = self._stopped, True
+        if self._flusher.stop() and self._staged and not halted:
             self._wal.flush()

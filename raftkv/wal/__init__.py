@@ -11,10 +11,11 @@ from raftkv.wal.errors import (
 )
 from raftkv.wal.kernel_sync import UNSUPPORTED, KernelSync
 from raftkv.wal.reader import SegmentReport, TornTail, WalContents, verify
-from raftkv.wal.records import LogPosition
+from raftkv.wal.records import ORIGIN, LogPosition
 from raftkv.wal.wal import SEGMENT_BYTES, FlushResult, Wal
 
 __all__ = [
+    "ORIGIN",
     "SEGMENT_BYTES",
     "UNSUPPORTED",
     "FlushResult",

@@ -30,12 +30,24 @@ TABLE = {
     "MEMBER_NOT_FOUND": (5, "etcdserver: member not found"),
     "MEMBER_EXISTS": (9, "etcdserver: member ID already exist"),
     "PEER_URL_EXISTS": (9, "etcdserver: Peer URLs already exists"),
+    "MEMBER_NOT_LEARNER": (9, "etcdserver: can only promote a learner member"),
+    "LEARNER_NOT_READY": (9, "etcdserver: can only promote a learner member which is in sync with leader"),
+    "TOO_MANY_LEARNERS": (9, "etcdserver: too many learner members in cluster"),
+    "BAD_URLS": (3, "etcdserver: given member URLs are invalid"),
+    "NOT_ENOUGH_STARTED": (9, "etcdserver: re-configuration failed due to not enough started members"),
+    "UNHEALTHY": (14, "etcdserver: unhealthy cluster"),
+    "NOT_FOR_LEARNERS": (9, "etcdserver: rpc not supported for learner"),
     "REQUEST_TOO_LARGE": (3, "etcdserver: request is too large"),
     "TOO_MANY_REQUESTS": (8, "etcdserver: too many requests"),
     "NO_LEADER": (14, "etcdserver: no leader"),
     "LEADER_CHANGED": (14, "etcdserver: leader changed"),
     "STOPPED": (14, "etcdserver: server stopped"),
     "TIMED_OUT": (14, "etcdserver: request timed out"),
+    "TIMED_OUT_LEADER_FAILED": (14, "etcdserver: request timed out, possibly due to previous leader failure"),
+    "TIMED_OUT_CONNECTION_LOST": (14, "etcdserver: request timed out, possibly due to connection lost"),
+    "NO_LEADER_IN_TIME": (4, "context deadline exceeded"),
+    "NOT_LEADER": (9, "etcdserver: not leader"),
+    "TRANSFER_TOO_SLOW": (2, "etcdserver: request timed out, leader transfer took too long"),
     "CORRUPT": (15, "etcdserver: corrupt cluster"),
     "BAD_LEADER_TRANSFEREE": (9, "etcdserver: bad leader transferee"),
     "NOT_PRIMARY_LESSOR": (2, "not a primary lessor"),
@@ -55,11 +67,24 @@ BY_TYPE: dict[type[Exception], str] = {
     membership.MemberRemoved: "MEMBER_NOT_FOUND",
     membership.MemberExists: "MEMBER_EXISTS",
     membership.PeerURLExists: "PEER_URL_EXISTS",
+    membership.MemberNotLearner: "MEMBER_NOT_LEARNER",
+    membership.LearnerNotReady: "LEARNER_NOT_READY",
+    membership.TooManyLearners: "TOO_MANY_LEARNERS",
+    membership.NotEnoughStarted: "NOT_ENOUGH_STARTED",
+    membership.ImpossibleChange: "NOT_ENOUGH_STARTED",
+    membership.UnhealthyCluster: "UNHEALTHY",
     node.RequestTimedOut: "TIMED_OUT",
+    node.TimedOutByLeaderFailure: "TIMED_OUT_LEADER_FAILED",
+    node.TimedOutByConnectionLoss: "TIMED_OUT_CONNECTION_LOST",
+    node.NoLeaderInTime: "NO_LEADER_IN_TIME",
     node.TooManyRequests: "TOO_MANY_REQUESTS",
     node.LeaderChanged: "LEADER_CHANGED",
     node.ProposalLost: "PROPOSAL_DROPPED",
     node.NoLeader: "NO_LEADER",
+    node.NotLeader: "NOT_LEADER",
+    node.BadTransferee: "BAD_LEADER_TRANSFEREE",
+    node.TransferTooSlow: "TRANSFER_TOO_SLOW",
+    node.NotPrimaryLessor: "NOT_PRIMARY_LESSOR",
     node.Stopped: "STOPPED",
 }
 
@@ -76,10 +101,21 @@ def test_a_domain_error_goes_out_as_its_row(kind: type[Exception], name: str) ->
     assert status_of(error) == (code, text)
 
 
+OF_NO_CLIENT = {membership.DataDirectoryChanged}
+"""Only a member publishes itself, and no client waits for that."""
+
+
 def test_every_result_of_applying_has_a_row() -> None:
     """What is refused at apply reaches a client through the table alone."""
     for family in (apply.ApplyError, membership.MembershipError):
-        assert set(family.__subclasses__()) <= BY_TYPE.keys()
+        assert set(family.__subclasses__()) - OF_NO_CLIENT <= BY_TYPE.keys()
+
+
+def test_every_failure_of_the_node_has_a_row() -> None:
+    """But for what the leader answered, which has been through the table there."""
+    kinds = {kind for kind in vars(node).values() if isinstance(kind, type) and issubclass(kind, node.NodeError)}
+    assert kinds - {node.NodeError, node.Forwarded} <= BY_TYPE.keys()
+    assert status_of(node.Forwarded(Code.NOT_FOUND, "as the leader put it")) == (Code.NOT_FOUND, "as the leader put it")
 
 
 def test_an_error_without_a_row_shows_its_own_text() -> None:

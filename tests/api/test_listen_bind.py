@@ -20,15 +20,17 @@ def doors() -> Iterator[list[Door]]:
 
 
 def bind(*argv: str) -> list[Door]:
-    return serving.bind(load(["--advertise-client-urls=http://127.0.0.1:2379", *argv], {}))
+    """With a peer URL of its own: the door that a member always has, and the last."""
+    return serving.bind(load([ADVERTISED, f"--listen-peer-urls={ANY}", *argv], {}))
 
 
+ADVERTISED = "--advertise-client-urls=http://127.0.0.1:2379"
 ANY = "http://127.0.0.1:0"
 
 
 def test_the_real_port_is_known(doors: list[Door]) -> None:
     doors += bind(f"--listen-client-urls={ANY}", f"--listen-client-http-urls={ANY}", f"--listen-metrics-urls={ANY}")
-    assert [door.purpose for door in doors] == [Purpose.CLIENT, Purpose.HTTP, Purpose.PROBES]
+    assert [door.purpose for door in doors] == [Purpose.CLIENT, Purpose.HTTP, Purpose.PROBES, Purpose.PEER]
     for door in doors:
         assert door.url.port == door.sock.getsockname()[1] != 0
         assert str(door.url) == f"http://127.0.0.1:{door.url.port}"
@@ -41,6 +43,18 @@ def test_a_port_in_use_is_named(doors: list[Door]) -> None:
             bind(f"--listen-client-urls={ANY}", f"--listen-metrics-urls={url}")
     assert caught.value.text == f"cannot listen on {url}: Address already in use"
     assert caught.value.hint.endswith("--listen-metrics-urls")
+
+
+def test_a_peer_port_in_use_is_named(doors: list[Door]) -> None:
+    """And what was bound before it is free again."""
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.create_server(("127.0.0.1", 0)) as probe:
+        url, client_url = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in (other, probe))
+        probe.close()
+        with pytest.raises(StartError) as caught:
+            serving.bind(load([ADVERTISED, f"--listen-peer-urls={url}", f"--listen-client-urls={client_url}"], {}))
+        doors += bind(f"--listen-client-urls={client_url}")
+    assert caught.value.text == f"cannot listen on {url}: Address already in use"
+    assert caught.value.hint.endswith("--listen-peer-urls")
 
 
 def test_localhost_is_127_0_0_1(doors: list[Door]) -> None:
@@ -59,7 +73,8 @@ def test_a_restart_finds_its_port_free(doors: list[Door]) -> None:
 def test_two_processes_may_share_a_port(doors: list[Door]) -> None:
     doors += bind(f"--listen-client-urls={ANY}", "--socket-reuse-port")
     doors += bind(f"--listen-client-urls={doors[0].url}", "--socket-reuse-port")
-    assert doors[0].url == doors[1].url
+    clients = [door.url for door in doors if door.purpose is Purpose.CLIENT]
+    assert clients[0] == clients[1]
 
 
 def test_unix_sockets(tmp_path: Path, doors: list[Door]) -> None:

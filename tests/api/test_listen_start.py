@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 from helpers.grpc_calls import Calls, connect
 from helpers.processes import RAFTKV, Server
 
-from raftkv.config import StartError, load
+from raftkv.api.errors import status_of
+from raftkv.apply import Kind
+from raftkv.backend import Meta
+from raftkv.config import load
 from raftkv.membership import Member
 from raftkv.pb import rpc_pb2
+from raftkv.raft import ConfState
 from raftkv.server import Node, boot
+from raftkv.wire import encode_conf_state
 
 
 @asynccontextmanager
 async def node(directory: Path, *argv: str) -> AsyncIterator[Node]:
     config = load([f"--data-dir={directory}", *argv], {})
-    made = Node(asyncio.get_running_loop(), config, boot(config))
+    made = Node(asyncio.get_running_loop(), config, boot(config), status_of)
     try:
         yield made
     finally:
@@ -59,18 +63,37 @@ def test_force_new_cluster_of_a_lone_member_changes_nothing(tmp_path: Path) -> N
     assert asyncio.run(scenario()) == asyncio.run(scenario())
 
 
-def test_force_new_cluster_drops_nobody(tmp_path: Path) -> None:
-    """F-73 is refused as long as members cannot be dropped."""
+def test_force_new_cluster_drops_the_other_members(tmp_path: Path) -> None:
+    """F-73: it leads alone at once, and takes writes; what it holds stays."""
 
-    async def scenario() -> None:
-        async with node(tmp_path, "--force-new-cluster") as member:
+    async def given_others() -> None:
+        async with node(tmp_path) as member:
+            await member.start()
+            assert (await apply(member, Kind.PUT, rpc_pb2.PutRequest(key=b"k", value=b"v")))[0] == 2
             txn = member.backend.begin_write()
-            member.members.add(txn, Member(77, ("http://10.0.0.7:2380",)))
+            for number in (77, 78):
+                member.members.add(txn, Member(number, (f"http://10.0.0.7:{number}",)))
+            voters = ConfState(voters=tuple(each.id for each in member.members))
+            txn.put(Meta.CONF_STATE, encode_conf_state(voters), db=member.backend.tables.meta)
             member.backend.commit()
-            with pytest.raises(StartError, match="would drop 1 other members"):
-                await member.start()
 
-    asyncio.run(scenario())
+    async def alone() -> None:
+        async with node(tmp_path, "--force-new-cluster") as member:
+            await asyncio.wait_for(member.start(), 20)
+            assert [each.id for each in member.members] == [member.member_id]
+            assert member.members.removed == [77, 78]
+            assert member.leader_id == member.member_id
+            assert (await apply(member, Kind.PUT, rpc_pb2.PutRequest(key=b"k", value=b"w")))[0] == 3
+
+    asyncio.run(given_others())
+    asyncio.run(alone())
+
+
+async def apply(member: Node, kind: Kind, request: Any) -> Any:
+    """What applying gave."""
+    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    member.propose(kind, request.SerializeToString(), asyncio.Future.set_result, result)
+    return await asyncio.wait_for(result, 20)
 
 
 def test_history_is_compacted_automatically(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -66,13 +68,20 @@ def test_no_command_is_a_usage_error(capsys: Capture) -> None:
     assert "Commands:" in captured.err
 
 
-@pytest.mark.parametrize("command", ["serve", "version"])
+@pytest.mark.parametrize("command", ["serve", "cluster", "rebuild", "version"])
 def test_help_of_a_command(command: str, capsys: Capture) -> None:
     assert run(["help", command]) == 0
     by_help = capsys.readouterr().out
     assert run([command, "--help"]) == 0
     assert capsys.readouterr().out == by_help
     assert f"raftkv {command}" in by_help
+
+
+def test_a_server_does_not_carry_the_other_commands() -> None:
+    """Nor the libraries that are for terminals."""
+    look = "import sys, raftkv.cli.main; print([name for name in sys.modules if name.startswith(('rich', 'http'))])"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_serve_help_teaches(capsys: Capture) -> None:

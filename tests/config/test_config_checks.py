@@ -236,8 +236,6 @@ NEEDS_MORE = {
     "--listen-client-http-urls=unixs://x": Capability.CLIENT_TLS,
     "--peer-auto-tls": Capability.PEER_TLS,
     "--listen-peer-urls=https://127.0.0.1:1": Capability.PEER_TLS,
-    "--initial-cluster=default=http://localhost:2380,b=http://h:1": Capability.CLUSTERING,
-    "--initial-cluster-state=existing": Capability.CLUSTERING,
     "--discovery-srv=example.org": Capability.DISCOVERY,
     "--discovery=http://example.org": Capability.DISCOVERY,
     "--auth-token=jwt,sign-method=RS256,pub-key=p": Capability.JWT,
@@ -251,6 +249,17 @@ def test_unsupported_is_refused_not_ignored(flag: str, capability: Capability) -
         load([flag], {}, unsupported={capability: "Do this."})
     assert caught.value.text.endswith(f"needs {capability.value}, which this version of raftkv does not support")
     assert (caught.value.hint, caught.value.exit_code) == ("Do this.", 1)
+
+
+@pytest.mark.parametrize("state", ["new", "existing"])
+def test_a_cluster_of_several_members_is_served(state: str) -> None:
+    """What makes it and what keeps it: nothing of that is refused, and nothing is without effect."""
+    members = ("--name=a", "--initial-cluster=a=http://localhost:2380,b=http://h:1", f"--initial-cluster-state={state}")
+    settings = ("--strict-reconfig-check=false", "--max-learners=2", "--listen-peer-urls=http://127.0.0.1:2380")
+    config = load([*members, *settings], {})
+    assert list(config.initial_cluster) == ["a", "b"]
+    assert (config.initial_cluster_state, config.strict_reconfig_check, config.max_learners) == (state, False, 2)
+    assert config.notices == ()
 
 
 def test_default_values_of_unsupported_settings_are_fine() -> None:

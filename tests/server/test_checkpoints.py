@@ -12,6 +12,7 @@ import pytest
 from raftkv.server.checkpoints import INTERVAL_S, LOG_BYTES, Checkpoints
 
 CATCH_UP = 10
+"""Entries that a follower may still want."""
 
 
 class Checkpoint:
@@ -42,7 +43,7 @@ class Scene:
             asyncio.get_running_loop(),
             self,  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
-            CATCH_UP,
+            lambda durable_index: durable_index - CATCH_UP,
             self.fatal.append,
         )
         self.start = self.checkpoints._last_s

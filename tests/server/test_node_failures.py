@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from raftkv.api.errors import status_of
 from raftkv.apply import Kind, MalformedEntry, encode_batch
 from raftkv.backend import NoSpaceError
 from raftkv.config import Config, load
@@ -20,7 +21,7 @@ def _config(directory: Path) -> Config:
 
 async def _start(directory: Path) -> Node:
     config = _config(directory)
-    node = Node(asyncio.get_running_loop(), config, boot(config))
+    node = Node(asyncio.get_running_loop(), config, boot(config), status_of)
     await node.start()
     return node
 

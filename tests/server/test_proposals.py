@@ -146,9 +146,19 @@ def test_who_is_answered_may_ask_again_at_once(queue: Queue) -> None:
 # --- the end of waiting -----------------------------------------------------------------------------------------------
 
 
+class Why(Exception):
+    """What `expire` was asked: since when, and whether it was in the log."""
+
+    def __init__(self, started_s: float, *, proposed: bool) -> None:
+        super().__init__(started_s, proposed)
+
+
 def test_waiting_ends_after_the_timeout_in_the_queue_and_in_the_log(queue: Queue) -> None:
-    """RF-71, G-52: older ones only, and the late result finds nobody."""
-    timed_out = RequestTimedOut()
+    """RF-71, G-52: older ones only, each for its own reason, and the late result finds nobody."""
+
+    def ended() -> list[tuple[Any, Any]]:
+        return [(context, error.args) for context, error in queue.results]
+
     queue.add("old")
     old, _ = queue.take()
     queue.now = 51.0
@@ -157,14 +167,14 @@ def test_waiting_ends_after_the_timeout_in_the_queue_and_in_the_log(queue: Queue
     queue.now = 52.0
     queue.add("queued")
 
-    queue.proposals.expire(50.0, timed_out)
+    queue.proposals.expire(50.0, Why)
     assert queue.results == []
-    queue.proposals.expire(50.5, timed_out)
-    assert queue.results == [("old", timed_out)]
-    queue.proposals.expire(52.0, timed_out)
-    assert queue.results == [("old", timed_out), ("newer", timed_out)]
-    queue.proposals.expire(52.1, timed_out)
-    assert queue.results[2:] == [("queued", timed_out)]
+    queue.proposals.expire(50.5, Why)
+    assert ended() == [("old", (50.0, True))]
+    queue.proposals.expire(52.0, Why)
+    assert ended() == [("old", (50.0, True)), ("newer", (51.0, True))]
+    queue.proposals.expire(52.1, Why)
+    assert ended()[2:] == [("queued", (52.0, False))]
     assert (queue.proposals.queued, queue.proposals.pending, queue.proposals.failed) == (0, 0, 3)
     for number in (old, newer):
         queue.proposals.complete(MEMBER, number, ["late"])
@@ -180,7 +190,7 @@ def test_a_queue_that_never_runs_empty_does_not_age(queue: Queue, monkeypatch: p
         queue.add(second)
         number, _ = queue.take()
         queue.proposals.complete(MEMBER, number, ["done"])
-        queue.proposals.expire(queue.now - 7.0, RequestTimedOut())
+        queue.proposals.expire(queue.now - 7.0, Why)
     assert queue.results == [(second, "done") for second in range(19)]
 
 
@@ -202,3 +212,32 @@ def test_stopping_answers_everybody_once(queue: Queue) -> None:
     queue.proposals.fail_all(error)
     queue.proposals.fail_all(error)
     assert sorted(queue.results) == [("in the log", error), ("queued", error)]
+
+
+# --- requests with an entry of their own ------------------------------------------------------------------------------
+
+
+def test_a_request_with_an_entry_of_its_own_is_answered_like_a_batch_of_one(queue: Queue) -> None:
+    """RF-54: numbers are shared with the batches, so none is used twice."""
+    first = queue.proposals.register(lambda *result: queue.results.append(result), "change")
+    queue.add("a")
+    second, _ = queue.take()
+    third = queue.proposals.register(lambda *result: queue.results.append(result), "another")
+    assert (first, second, third) == (FIRST, FIRST + 1, FIRST + 2)
+    assert queue.proposals.pending == 3
+    queue.proposals.complete(MEMBER, third, ["C"])
+    queue.proposals.complete(MEMBER, first, ["A"])
+    assert queue.results == [("another", "C"), ("change", "A")]
+
+
+def test_whether_a_batch_is_still_waited_for(queue: Queue) -> None:
+    waiting = queue.proposals.is_waiting
+    numbers = [queue.proposals.register(lambda *_: None, None) for _ in range(3)]
+    assert [waiting(number) for number in (*numbers, numbers[-1] + 1, 0)] == [True, True, True, False, False]
+    queue.proposals.complete(MEMBER + 1, numbers[0], ["other member"])
+    assert waiting(numbers[0])
+    queue.proposals.complete(MEMBER, numbers[0], ["applied"])
+    queue.proposals.fail_batch(numbers[1], RequestTimedOut())
+    queue.now += 10.0
+    queue.proposals.expire(queue.now, Why)
+    assert [waiting(number) for number in numbers] == [False, False, False]

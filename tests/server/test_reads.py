@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from raftkv.raft.types import ReadState
-from raftkv.server.errors import RequestTimedOut
+from raftkv.server.errors import LeaderChanged, RequestTimedOut
 from raftkv.server.reads import RETRY_S, Reads
 
 TIMEOUT_S = 7.0
+FIRST_ROUND = (1 << 62) - 1
 
 
 class Asked:
@@ -18,7 +19,7 @@ class Asked:
 
     def __init__(self) -> None:
         self.rounds: list[bytes] = []
-        self.reads = Reads(self)  # type: ignore[arg-type]
+        self.reads = Reads(self, FIRST_ROUND)  # type: ignore[arg-type]
         self.done: list[tuple[str, Any]] = []
 
     def read_index(self, context: bytes) -> None:
@@ -123,3 +124,56 @@ def test_stopping_answers_everybody_once(asked: Asked) -> None:
     asked.reads.fail_all(error)
     asked.reads.on_applied(9)
     assert sorted(asked.done) == [("next round", error), ("not applied", error), ("on the way", error)]
+
+
+# --- the leader changes -----------------------------------------------------------------------------------------------
+
+
+def test_what_was_asked_of_the_last_leader_fails_and_the_rest_goes_to_the_new(asked: Asked) -> None:
+    """RF-35: the answer may be lost with it."""
+    error = LeaderChanged()
+    asked.add("asked", now=1.0)
+    asked.add("waits", now=1.0)
+    asked.reads.on_leader_changed(error, 2.0)
+    assert (asked.done, asked.reads.failed) == ([("asked", error)], 1)
+    assert len(asked.rounds) == 2
+    asked.answer(index=9, applied=9, at=0)
+    assert len(asked.done) == 1, "a late answer of the old leader is no answer to the new round"
+    asked.answer(index=5, applied=5)
+    assert asked.done[1:] == [("waits", None)]
+
+
+def test_a_read_whose_index_is_known_outlives_its_leader(asked: Asked) -> None:
+    """It was confirmed: only applying is waited for, and that does not need a leader."""
+    asked.add("a")
+    asked.answer(index=5, applied=3)
+    asked.reads.on_leader_changed(LeaderChanged(), 1.0)
+    assert (asked.done, asked.reads.failed) == ([], 0)
+    asked.reads.on_applied(5)
+    assert asked.done == [("a", None)]
+
+
+def test_a_new_leader_is_asked_nothing_that_nobody_waits_for(asked: Asked) -> None:
+    asked.reads.on_leader_changed(LeaderChanged(), 1.0)
+    assert (asked.rounds, asked.done, asked.reads.failed) == ([], [], 0)
+
+
+def test_the_new_round_has_its_whole_time(asked: Asked) -> None:
+    asked.add("asked", now=1.0)
+    asked.add("waits", now=1.0)
+    asked.reads.on_leader_changed(LeaderChanged(), 6.0)
+    asked.reads.on_tick(1.0 + TIMEOUT_S, TIMEOUT_S, RequestTimedOut())
+    assert len(asked.done) == 1
+    asked.reads.on_tick(6.0 + TIMEOUT_S, TIMEOUT_S, RequestTimedOut())
+    assert len(asked.done) == 2
+
+
+def test_rounds_are_told_apart_from_those_of_an_earlier_life(asked: Asked) -> None:
+    """RF-33: an answer to one of them may still be on its way, and knows nothing of what was written since."""
+    asked.add("a")
+    earlier = ReadState(1, (FIRST_ROUND - 5).to_bytes(8, "big"))
+    asked.reads.on_read_states([earlier], 9, 0.0)
+    assert asked.done == []
+    assert asked.rounds == [(FIRST_ROUND + 1).to_bytes(8, "big")]
+    asked.answer(index=1, applied=9)
+    assert asked.done == [("a", None)]

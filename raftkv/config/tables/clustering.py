@@ -37,7 +37,6 @@ CLUSTERING: Final = (
         "true",
         Group.CLUSTER,
         "Refuse membership changes that would cost the quorum.",
-        idle_without=Capability.CLUSTERING,
     ),
     Setting(
         "pre-vote",
@@ -54,7 +53,6 @@ CLUSTERING: Final = (
         "Members that may be non-voting learners at a time.",
         minimum=0,
         experimental=True,
-        idle_without=Capability.CLUSTERING,
     ),
     Setting(
         "v2-deprecation",

@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from raftkv.config.capabilities import Capability
 from raftkv.config.settings import FeatureGate
 
 GATES: Final = (
@@ -11,34 +10,34 @@ GATES: Final = (
         False,
         "The leader compares the members' hashes at their compactions.",
         alias="experimental-compact-hash-check-enabled",
-        idle_without=Capability.CLUSTERING,
+        no_effect="members compare a hash of their state with every message",
     ),
     FeatureGate(
         "InitialCorruptCheck",
         False,
         "Compare the data with the other members before serving.",
         alias="experimental-initial-corrupt-check",
-        idle_without=Capability.CLUSTERING,
+        no_effect="members compare a hash of their state with every message",
     ),
     FeatureGate(
         "LeaseCheckpoint",
         False,
         "The leader replicates remaining lease times, so that a new leader does not renew them in full.",
         alias="experimental-enable-lease-checkpoint",
-        idle_without=Capability.CLUSTERING,
+        no_effect="a new leader gives every lease its full time again",
     ),
     FeatureGate(
         "LeaseCheckpointPersist",
         False,
         "Keep those times over restarts. Needs LeaseCheckpoint.",
         alias="experimental-enable-lease-checkpoint-persist",
-        idle_without=Capability.CLUSTERING,
+        no_effect="a new leader gives every lease its full time again",
     ),
     FeatureGate(
         "SetMemberLocalAddr",
         False,
         "Call other members from the address advertised to them.",
-        idle_without=Capability.CLUSTERING,
+        no_effect="the kernel chooses the local address of a connection",
     ),
     FeatureGate(
         "StopGRPCServiceOnDefrag",

@@ -189,7 +189,6 @@ ADDRESSES: Final = (
         "http://localhost:2380",
         Group.LISTEN,
         "Where the other members connect. IP addresses or localhost.",
-        idle_without=Capability.CLUSTERING,
     ),
     Setting(
         "initial-advertise-peer-urls",
@@ -297,7 +296,7 @@ REQUESTS: Final = (
         Group.CLUSTER,
         "How long a connection between members may be silent. Less than 5s counts as 5s.",
         minimum=0,
-        idle_without=Capability.CLUSTERING,
+        no_effect="a connection to a member that does not answer is given up after 3 s, whatever it carries",
     ),
     Setting(
         "raft-write-timeout",
@@ -306,6 +305,6 @@ REQUESTS: Final = (
         Group.CLUSTER,
         "How long a write between members may be stuck. Less than 5s counts as 5s.",
         minimum=0,
-        idle_without=Capability.CLUSTERING,
+        no_effect="a connection to a member that does not answer is given up after 3 s, whatever it carries",
     ),
 )

@@ -60,7 +60,7 @@ COMPACTION: Final = (
         "Time between comparisons of the members' data. 0 never compares.",
         minimum=0,
         experimental=True,
-        idle_without=Capability.CLUSTERING,
+        no_effect="members compare a hash of their state with every message",
     ),
     Setting(
         "compact-hash-check-time",
@@ -70,7 +70,7 @@ COMPACTION: Final = (
         "Time between comparisons of the members' hashes at their compactions.",
         minimum=1,
         experimental=True,
-        idle_without=Capability.CLUSTERING,
+        no_effect="members compare a hash of their state with every message",
     ),
     Setting(
         "downgrade-check-time",
@@ -80,7 +80,7 @@ COMPACTION: Final = (
         "Time between looks at whether a downgrade has finished.",
         minimum=0,
         experimental=True,
-        idle_without=Capability.CLUSTERING,
+        no_effect="there is one storage format, so no downgrade",
     ),
     Setting(
         "bootstrap-defrag-threshold-megabytes",
@@ -238,7 +238,6 @@ UNSAFE: Final = (
         "false",
         Group.UNSAFE,
         "Drop all other members from the configuration, keep the data, and go on as a cluster of one.",
-        idle_without=Capability.CLUSTERING,
     ),
     Setting(
         "unsafe-no-fsync",
