@@ -72,7 +72,7 @@ class ApiContext:
 
     def refuse_no_space(self, call: Call) -> None:
         """Refused before it is proposed; the alarm tells the other members (AL-23)."""
-        self.node.raise_no_space_alarm()
+        self.node.space.raise_alarm()
         refuse(call, errors.NO_SPACE)
 
     def unless_no_leader(self, call: Call) -> bool:

@@ -78,7 +78,7 @@ class KV:
         refused = check_delete_range(request)
         if refused is not None:
             refuse(call, refused)
-        elif not self._node.room_to_delete(request.key, request.range_end):
+        elif not self._node.space.room_to_delete(request.key, request.range_end):
             self._context.refuse_no_space(call)
         else:
             self._context.propose(call, Kind.DELETE_RANGE, message)

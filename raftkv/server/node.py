@@ -15,29 +15,28 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from raftkv.apply import NOSPACE, Kind
-from raftkv.backend import NoSpaceError
+from raftkv.apply import Kind
 from raftkv.lease import min_ttl_s
-from raftkv.membership import DataDirectoryChanged, MemberNotFound
 from raftkv.mvcc.watch import WatchHub
-from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.raft import NOBODY, RawNode, Role
 from raftkv.raft import Config as RaftConfig
 from raftkv.server.autocompact import AutoCompactor, make_plan
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.compactor import Compactor
 from raftkv.server.defragment import Defragmenter
+from raftkv.server.entrance import enter
 from raftkv.server.errors import LeaderChanged, MemberEnded, ProposalLost, RequestTimedOut, Stopped, TooManyRequests
 from raftkv.server.leader_calls import LeaderCalls
 from raftkv.server.leadership import Leadership
 from raftkv.server.lease_keeper import LeaseKeeper
-from raftkv.server.peering import Peering, forgotten, removed
+from raftkv.server.peering import Peering, removed
 from raftkv.server.proposals import MAX_ENTRY_BYTES, Finish, Proposals
 from raftkv.server.quota import Quota
 from raftkv.server.reads import Read, Reads
 from raftkv.server.ready_loop import ReadyLoop
 from raftkv.server.reconfiguration import Reconfiguration
 from raftkv.server.slices import Slices
+from raftkv.server.space_watch import SpaceWatch
 from raftkv.server.waiting import Waiting
 from raftkv.version import CLUSTER_VERSION
 
@@ -109,13 +108,11 @@ class Node:
         self._started_s = loop.time()
         self._fast_forwarded = False
         self._watchers_awake = False
-        self._alarm_proposed = False
         self._tasks: set[asyncio.Task[None]] = set()
         """Spawned and not yet done; the loop itself holds only weak references. Bounded by the open requests."""
         self._tick_timer: asyncio.TimerHandle | None = None
         self._on_tick: list[Callable[[float], None]] = []
         self._last_tick_s = loop.time()
-        self._last_space_check_s = 0.0
         self._last_version_check_s = 0.0
         # Higher than any number of an earlier life, as long as clocks go forward between restarts and fewer than a
         # thousand batches are proposed in a millisecond.
@@ -138,6 +135,15 @@ class Node:
         self.pausables: tuple[Pausable, ...] = (self._ready_loop, self.compactor, self._checkpoints)
         self._rebindables = (self.store, self.lessor, self.members, self.alarms, self.hub)
         self._defragmenter = Defragmenter(self.backend, self.pausables, self._rebindables, self.on_fatal)
+        self.space = SpaceWatch(
+            self.member_id,
+            self.backend,
+            self.quota,
+            self.alarms,
+            self.applier,
+            self._ready_loop.check_log_space,
+            self.propose,
+        )
         self._leases = LeaseKeeper(self.lessor, self.propose, config.election_timeout_ms / 1000)
         if config.auto_compaction is not None:
             plan = make_plan(config.auto_compaction)
@@ -201,42 +207,7 @@ class Node:
             self._rawnode.campaign()  # nobody else could win (RF-09)
         self.schedule()
         self.compactor.wake()
-        await self._apply_own(Kind.PUBLISH, self._own_record().SerializeToString())
-        while not self.applier.cluster_version:
-            if self._is_leader:
-                await self._apply_own(Kind.CLUSTER_VERSION, CLUSTER_VERSION.encode("ascii"))
-            else:
-                await self._tick_passed()
-
-    def _own_record(self) -> peer_pb2.MemberRecord:
-        return peer_pb2.MemberRecord(
-            ID=self.member_id,
-            name=self.config.name,
-            clientURLs=[str(url) for url in self.config.advertise_client_urls],
-            data_id=self.peering.identity.data_id,
-        )
-
-    async def _apply_own(self, kind: int, message: bytes) -> None:
-        """Propose until it is applied, or the node has ended."""
-        while True:
-            result: asyncio.Future[Any] = self.loop.create_future()
-            self.propose(kind, message, _set_result, result)
-            await asyncio.wait((result, self.stopped), return_when=asyncio.FIRST_COMPLETED)
-            if self.stopped.done():
-                raise self.stopped.result() or Stopped
-            if type(result.result()) is tuple:
-                return
-            if isinstance(result.result(), DataDirectoryChanged):
-                self.end(forgotten(self.member_id))
-            elif isinstance(result.result(), MemberNotFound) and self.members.was_removed(self.member_id):
-                self.end(removed(self.member_id))
-            elif not isinstance(result.result(), RequestTimedOut):
-                await self._tick_passed()
-
-    async def _tick_passed(self) -> None:
-        await asyncio.wait((self.stopped,), timeout=self.config.heartbeat_interval_ms / 1000)
-        if self.stopped.done():
-            raise self.stopped.result() or Stopped
+        await enter(self)
 
     async def hand_over(self) -> None:
         """Before `stop`: let another member lead, so that the others need not notice first (RF-23)."""
@@ -306,10 +277,8 @@ class Node:
             self._checkpoints.on_tick(now)
             self.reconfiguration.go_on()
             self._trim_log()
-            if now - self._last_space_check_s >= 1.0:
-                self._last_space_check_s = now
-                self._check_space()
-                self._ready_loop.quorum_rtt_s = self.peering.links.quorum_rtt_s(self._voters())
+            self.space.on_tick(now)
+            self._ready_loop.quorum_rtt_s = self.peering.links.quorum_rtt_s(self._voters())
             if now - self._last_version_check_s >= VERSION_CHECK_S:
                 self._last_version_check_s = now
                 self._check_cluster_version()
@@ -347,12 +316,6 @@ class Node:
     def _log_floor(self, durable_index: int) -> int:
         """Entries before this one need not be kept on disk, the store being durable up to `durable_index`."""
         return min(durable_index, self._booted.storage.first_index() - 1)
-
-    def _check_space(self) -> None:
-        was_full = self.quota.headroom_bytes == 0
-        self.quota.retry(wal_is_full=self._ready_loop.check_log_space())
-        if self.quota.headroom_bytes == 0 and not was_full:
-            self.raise_no_space_alarm()
 
     # --- what the services ask ----------------------------------------------------------------------------------------
 
@@ -417,17 +380,6 @@ class Node:
         await self._defragmenter.run()
         self.quota.update()
 
-    def room_to_delete(self, key: bytes, range_end: bytes) -> bool:
-        """Deleting takes blocks too, for the copies of pages. On a full disk what is too much is refused (delete less
-        at once, or make room), for once it is in the log it has to be applied."""
-        if not range_end:
-            return True
-        try:
-            self.backend.check_room(self.applier.pages_to_delete(key, range_end))
-        except NoSpaceError:
-            return False
-        return True
-
     def wake_watchers(self) -> None:
         """A watcher has history to read: serve it in slices between other work."""
         if not self._watchers_awake:
@@ -448,20 +400,6 @@ class Node:
         while (lease_id := secrets.randbits(63)) == 0 or lease_id in self.lessor:
             pass
         return lease_id
-
-    def raise_no_space_alarm(self) -> None:
-        """Tell all members, once, that this one has no room (AL-23)."""
-        if not self._alarm_proposed and (self.member_id, NOSPACE) not in self.alarms.active():
-            self._alarm_proposed = True
-            message = rpc_pb2.AlarmRequest(action=rpc_pb2.AlarmRequest.ACTIVATE, memberID=self.member_id, alarm=NOSPACE)
-            _log.warning(
-                "no room for more data: writes are refused until space is made and the alarm disarmed",
-                extra={"kv": {"size_bytes": self.backend.size_bytes, "disk_is_full": self.quota.disk_is_full}},
-            )
-            self.propose(Kind.ALARM, message.SerializeToString(), self._on_alarm_applied, None)
-
-    def _on_alarm_applied(self, _context: None, _result: Any) -> None:
-        self._alarm_proposed = False
 
     # --- what the ready loop reports ----------------------------------------------------------------------------------
 
@@ -581,8 +519,3 @@ def _warn_slow_apply(entries: Sequence[Entry], took_s: float) -> None:
 
 def _forget_result(_context: None, _result: Any) -> None:
     """Whoever asked asks again when it is still needed."""
-
-
-def _set_result(future: asyncio.Future[Any], result: Any) -> None:
-    if not future.done():
-        future.set_result(result)

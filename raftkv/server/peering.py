@@ -199,7 +199,7 @@ class Peering:
             members=[each.to_record() for each in self.members],
             removed=self.members.removed,
             leader=self._rawnode.lead,
-            committed=self._rawnode.committed,
+            committed=self._applier.index,  # as far as these members go: the core may be a turn of the loop ahead
         )
 
     def on_forwarded(self, call: Call, request: peer_pb2.ForwardRequest) -> None:

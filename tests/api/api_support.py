@@ -62,7 +62,8 @@ class FakeNode:
         self.backend = Backend.open(self.directory, map_size_bytes=64 << 20, reserve_step_bytes=64 << 10)
         tables = self.backend.tables
         self.store, self.lessor = Store(tables), Lessor(tables)
-        self.applier = Applier(self.backend, self.store, self.lessor, Members(tables), Alarms(tables))
+        self.members = Members(tables)
+        self.applier = Applier(self.backend, self.store, self.lessor, self.members, Alarms(tables))
         self.applier.load()
         self.hub = WatchHub(self.store, tables)
         self.cluster_id, self.member_id, self.leader_id = CLUSTER_ID, MEMBER_ID, MEMBER_ID
@@ -71,6 +72,7 @@ class FakeNode:
         )
         self.quota = SimpleNamespace(allows=lambda _cost: True)
         self.has_room_to_delete = True
+        self.space = SimpleNamespace(room_to_delete=self._room_to_delete, raise_alarm=self._raise_alarm)
         self.no_space_alarms = 0
         self.proposed: list[tuple[int, bytes]] = []
         self.slices: Any = SimpleNamespace(add=self._add_slice)
@@ -92,10 +94,10 @@ class FakeNode:
     def linearizable(self, read: Callable[[Any, Any], None], context: Any) -> None:
         read(context, self.read_error)
 
-    def room_to_delete(self, _key: bytes, _range_end: bytes) -> bool:
+    def _room_to_delete(self, _key: bytes, _range_end: bytes) -> bool:
         return self.has_room_to_delete
 
-    def raise_no_space_alarm(self) -> None:
+    def _raise_alarm(self) -> None:
         self.no_space_alarms += 1
 
     def wake_watchers(self) -> None:

@@ -69,9 +69,9 @@ def test_a_log_without_room_for_its_next_segment_refuses_writes(tmp_path: Path) 
     async def main() -> None:
         node = await _start(tmp_path)
         node._booted.wal._pool.failed = True
-        node._check_space()
+        node.space.look()
         assert not node.quota.allows(1)
-        node._check_space()
+        node.space.look()
         assert node.quota.allows(1)
         await node.stop()
 
@@ -88,11 +88,11 @@ def test_deleting_what_the_disk_has_no_pages_for_is_refused_beforehand(
 
     async def main() -> None:
         node = await _start(tmp_path)
-        assert node.room_to_delete(b"a", b"\x00")
+        assert node.space.room_to_delete(b"a", b"\x00")
         with monkeypatch.context() as patch:
             patch.setattr(type(node.backend), "check_room", lambda _self, pages: full(pages))
-            assert not node.room_to_delete(b"a", b"\x00")
-            assert node.room_to_delete(b"a", b""), "one key fits into what is kept reserved"
+            assert not node.space.room_to_delete(b"a", b"\x00")
+            assert node.space.room_to_delete(b"a", b""), "one key fits into what is kept reserved"
         await node.stop()
 
     asyncio.run(main())
