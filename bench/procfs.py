@@ -6,6 +6,7 @@ Knows nothing of who the process is.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -45,3 +46,8 @@ def memory(pid: int) -> Memory:
         if name in ("VmRSS", "RssAnon", "RssFile", "VmHWM"):
             found[name] = int(value.split()[0]) * _KIB
     return Memory(found.get("VmRSS", 0), found.get("RssAnon", 0), found.get("RssFile", 0), found.get("VmHWM", 0))
+
+
+def total_memory(pids: Iterable[int]) -> Memory:
+    """Of all together. Raises OSError when one of them is gone."""
+    return Memory(*map(sum, zip(*map(memory, pids), strict=True)))

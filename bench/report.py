@@ -13,26 +13,23 @@ from typing import Final, NamedTuple
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from bench.cases import Plan
 from bench.load import LoadResult
 from bench.machine import Machine
-from bench.suite import Comparison
-
-BEGIN: Final = "<!-- measured: begin; `python -m bench --write` replaces what is between these marks -->"
-END: Final = "<!-- measured: end -->"
+from bench.probing import ProbeResult
+from bench.rows import Measurement, Row
+from bench.suite import Suite
 
 NEW_PAGE: Final = """\
 # Benchmarks
 
 raftkv beside the real etcd, measured by `bench/` in one run on one machine.
-
 """
-
-
 _WIDEST: Final = 500
 
 
 class PageError(Exception):
-    """The page to write to exists without the marks between which results go."""
+    """The page to write to exists without the marks between which the results of a suite go."""
 
 
 class Table(NamedTuple):
@@ -54,6 +51,22 @@ class Facts(NamedTuple):
     command: str
 
 
+class Comparison(NamedTuple):
+    """What came of one suite, or of the chosen part of it."""
+
+    suite: Suite
+    plan: Plan
+    rows: list[Row]
+    measurements: list[Measurement]
+
+
+class Results(NamedTuple):
+    facts: Facts
+    generator: LoadResult
+    """Against a server that does nothing."""
+    comparisons: list[Comparison]
+
+
 # --- what is shown
 
 
@@ -64,7 +77,7 @@ def ratio_table(comparison: Comparison) -> Table:
             row.metric,
             _with_spread(row.etcd, row.etcd_spread),
             _with_spread(row.raftkv, row.raftkv_spread),
-            f"{row.ratio:.2f}",
+            _number(row.ratio, "{:.2f}"),
             row.target,
             {None: "", True: "yes", False: "no"}[row.met] + ("?" if row.doubtful else ""),
         )
@@ -74,39 +87,32 @@ def ratio_table(comparison: Comparison) -> Table:
 
 
 def detail_table(comparison: Comparison) -> Table:
-    """The last round in full: one round's columns belong together, medians of each would not."""
-    last = comparison.plan.rounds - 1
-    rows = []
+    """The last round of each case in full: one round's columns belong together, medians of each would not."""
+    last: dict[tuple[str, str], LoadResult] = {}
     for measurement in comparison.measurements:
-        if measurement.round != last:
-            continue
-        result = measurement.result
-        rows.append(
-            (
-                measurement.case,
-                measurement.server,
-                f"{result.per_s:,.0f}",
-                *(f"{ms:.3g}" for ms in (result.p50_ms, result.p90_ms, result.p99_ms)),
-                _number(result.server_cpu, "{:.2f}"),
-                _number(result.server_cpu_us, "{:,.1f}"),
-                _megabytes(result.server_anon_bytes),
-                _megabytes(result.server_rss_bytes),
-                f"{result.generator_cpu:.2f}",
-                _number(result.other_cpu, "{:.2f}"),
-            )
+        last[measurement.case, measurement.server] = measurement.result
+    cases = list(dict.fromkeys(measurement.case for measurement in comparison.measurements))
+    rows = [
+        (
+            case,
+            server,
+            f"{result.per_s:,.0f}",
+            *(f"{ms:.3g}" for ms in (result.p50_ms, result.p90_ms, result.p99_ms)),
+            _number(result.server_cpu, "{:.2f}"),
+            _number(result.server_cpu_us, "{:,.1f}"),
+            _megabytes(result.server_anon_bytes),
+            _megabytes(result.server_rss_bytes),
+            f"{result.generator_cpu:.2f}",
+            _number(result.other_cpu, "{:.2f}"),
         )
-    rows.sort(key=lambda row: ([case.title for case in comparison.cases].index(row[0]), row[1]))
+        for (case, server), result in sorted(last.items(), key=lambda item: (cases.index(item[0][0]), item[0][1]))
+    ]
     head = ("workload", "server", "per s", "p50 ms", "p90 ms", "p99 ms", "cores", "µs/op")
     return Table("the last round", (*head, "anon MB", "RSS MB", "generator", "others"), rows)
 
 
-def remarks(comparison: Comparison, machine: Machine) -> list[str]:
-    found = list(machine.warnings)
-    generator = comparison.generator
-    found.append(
-        f"The generator alone, against a server that does nothing: {generator.per_s:,.0f} puts/s"
-        f" ({generator.generator_cpu_us:.1f} µs of its processor time each)."
-    )
+def remarks(comparison: Comparison) -> list[str]:
+    found = []
     if any(row.doubtful for row in comparison.rows):
         found.append("Rows marked ? are doubtful, for the reasons that follow.")
     seen: set[str] = set()
@@ -115,6 +121,16 @@ def remarks(comparison: Comparison, machine: Machine) -> list[str]:
             seen.add(row.title)
             found.append(f"{row.title}: {'; '.join(dict.fromkeys(row.notes))}.")
     return found
+
+
+def general_remarks(results: Results) -> list[str]:
+    """What concerns all suites of a run."""
+    generator = results.generator
+    alone = (
+        f"The generator alone, against a server that does nothing: {generator.per_s:,.0f} puts/s"
+        f" ({generator.generator_cpu_us:.1f} µs of its processor time each)."
+    )
+    return [*results.facts.machine.warnings, alone]
 
 
 def fact_lines(facts: Facts) -> list[str]:
@@ -127,13 +143,8 @@ def fact_lines(facts: Facts) -> list[str]:
     return [measured, where]
 
 
-def method_line(comparison: Comparison) -> str:
-    plan = comparison.plan
-    return (
-        f"Medians of {plan.rounds} alternating round{'s' if plan.rounds > 1 else ''} of {plan.seconds:g} s"
-        f" after {plan.warmup_s:g} s of warm-up; ± is half the range. Values of 256 bytes;"
-        f" {plan.read_keys:,} keys to read."
-    )
+def method_lines(comparison: Comparison) -> list[str]:
+    return [stage.method(comparison.plan) for stage in comparison.suite.stages]
 
 
 # --- where it is shown
@@ -172,63 +183,112 @@ def rich_table(table: Table) -> RichTable:
     return shown
 
 
-def print_comparison(comparison: Comparison, facts: Facts, console: Console) -> None:
+def print_results(results: Results, console: Console) -> None:
     """Tables with lines and colours on a terminal that is wide enough, plain text elsewhere."""
-    for line in (*fact_lines(facts), method_line(comparison), ""):
-        console.print(line, highlight=False, soft_wrap=True)
-    for table in (detail_table(comparison), ratio_table(comparison)):
-        shown = rich_table(table)
-        needed = console.measure(shown, options=console.options.update(width=_WIDEST)).minimum
-        if not console.is_terminal:
-            console.file.write(f"{plain(table)}\n")
-        elif needed <= console.width:
-            console.print(shown)
-        else:
-            console.print(f"(a terminal of {needed} columns would show {table.title})\n", highlight=False)
-    for line in remarks(comparison, facts.machine):
+    _print_lines(console, [*fact_lines(results.facts), *general_remarks(results)])
+    for comparison in results.comparisons:
+        heading = f"{comparison.suite.heading}: raftkv beside etcd"
+        _print_lines(console, ["", heading, "=" * len(heading), "", *method_lines(comparison), ""])
+        for table in (detail_table(comparison), ratio_table(comparison)):
+            if table.rows:
+                _print_table(console, table)
+        _print_lines(console, remarks(comparison))
+
+
+def _print_lines(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def as_json(comparison: Comparison, facts: Facts) -> str:
+def _print_table(console: Console, table: Table) -> None:
+    shown = rich_table(table)
+    needed = console.measure(shown, options=console.options.update(width=_WIDEST)).minimum
+    if not console.is_terminal:
+        console.file.write(f"{plain(table)}\n")
+    elif needed <= console.width:
+        console.print(shown)
+    else:
+        console.print(f"(a terminal of {needed} columns would show {table.title})\n", highlight=False)
+
+
+def as_json(results: Results) -> str:
+    facts = results.facts
     return json.dumps(
         {
             "date": facts.date,
             "command": facts.command,
             "versions": {"etcd": facts.etcd_version, "raftkv": facts.raftkv_version},
             "machine": facts.machine._asdict(),
-            "plan": comparison.plan._asdict(),
-            "generator_alone": comparison.generator._asdict(),
-            "rows": [row._asdict() for row in comparison.rows],
-            "measurements": [
-                {**measurement._asdict(), "result": measurement.result._asdict()}
-                for measurement in comparison.measurements
-            ],
+            "generator_alone": results.generator._asdict(),
+            "suites": {comparison.suite.name: _suite_json(comparison) for comparison in results.comparisons},
         },
         indent=1,
     )
 
 
-def check_page(path: Path) -> tuple[str, str]:
-    """What stands before and after the results. Raises PageError, so ask before a long measurement."""
-    page = path.read_text() if path.exists() else f"{NEW_PAGE}{BEGIN}\n{END}\n"
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise PageError(f"{path} has no lines {BEGIN!r} and {END!r}")
+def _suite_json(comparison: Comparison) -> dict[str, object]:
+    return {
+        "members": comparison.suite.size,
+        "plan": comparison.plan._asdict(),
+        "rows": [row._asdict() for row in comparison.rows],
+        "measurements": [
+            {**measurement._asdict(), "result": measurement.result._asdict()} for measurement in comparison.measurements
+        ],
+    }
+
+
+def marks(suite: Suite) -> tuple[str, str]:
+    """The lines between which a page has the results of the suite."""
+    return (
+        f"<!-- measured, {suite.name}: begin; `python -m bench --write` replaces what is between these marks -->",
+        f"<!-- measured, {suite.name}: end -->",
+    )
+
+
+def check_page(path: Path, suites: Sequence[Suite]) -> None:
+    """Raises PageError when results of one of them would have no place: ask before a long measurement."""
+    if path.exists():
+        page = path.read_text()
+        for suite in suites:
+            _split(path, page, suite)
+
+
+def write_page(path: Path, results: Results) -> None:
+    """Put the results between their marks; everything outside them stays. A new page has all that it needs.
+
+    Raises PageError without marks.
+    """
+    new = not path.exists()
+    page = NEW_PAGE if new else path.read_text()
+    for comparison in results.comparisons:
+        begin, end = marks(comparison.suite)
+        if new:
+            page += f"\n## {comparison.suite.heading}\n\n{begin}\n{end}\n"
+        before, after = _split(path, page, comparison.suite)
+        page = f"{before}{begin}\n{_measured(comparison, results)}{end}{after}"
+    path.write_text(page)
+
+
+def _split(path: Path, page: str, suite: Suite) -> tuple[str, str]:
+    """What stands before and after the results. Raises PageError."""
+    begin, end = marks(suite)
+    before, found_begin, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise PageError(f"{path} has no place for the results: it needs the lines {begin!r} and {end!r}")
     return before, after
 
 
-def write_page(path: Path, comparison: Comparison, facts: Facts) -> None:
-    """Put the results between the marks; everything outside them stays. Raises PageError without marks."""
-    before, after = check_page(path)
-    path.write_text(f"{before}{BEGIN}\n{_measured(comparison, facts)}{END}{after}")
-
-
-def _measured(comparison: Comparison, facts: Facts) -> str:
+def _measured(comparison: Comparison, results: Results) -> str:
+    facts = results.facts
     lines = [*(f"- {line}" for line in fact_lines(facts)), f"- Command: `{facts.command}`", ""]
-    lines += [method_line(comparison), "", markdown(ratio_table(comparison))]
-    lines += [*(f"- {line}" for line in remarks(comparison, facts.machine)), ""]
-    lines += ["The last round in full:", "", markdown(detail_table(comparison))]
+    for line in method_lines(comparison):
+        lines += [line, ""]
+    lines += [markdown(ratio_table(comparison))]
+    lines += [*(f"- {line}" for line in (*general_remarks(results), *remarks(comparison))), ""]
+    details = detail_table(comparison)
+    if details.rows:
+        lines += ["The last round in full:", "", markdown(details)]
     return "\n".join(lines)
 
 
@@ -244,7 +304,7 @@ def _megabytes(size_bytes: int | None) -> str:
     return "" if size_bytes is None else f"{size_bytes / 1e6:.0f}"
 
 
-# --- one measurement
+# --- one generator alone
 
 
 def load_text(result: LoadResult) -> str:
@@ -264,4 +324,15 @@ def load_text(result: LoadResult) -> str:
             f" {result.server_anon_bytes / 1e6:.1f} MB of it anonymous"
         )
     lines += [f"error: {count} x {text}" for text, count in result.errors.items()]
+    return "\n".join(lines)
+
+
+def probe_text(result: ProbeResult) -> str:
+    if not result.killed:
+        return f"nobody was killed: puts are acknowledged in term {result.term}, so there is another leader"
+    lines = [
+        load_text(result.before),
+        f"writes flow again {result.gap_ms:,.0f} ms after the kill, in term {result.term}",
+    ]
+    lines += [f"meanwhile: {count} x {text}" for text, count in result.errors.items()]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""The two servers side by side: the same flags, fresh data directories on one filesystem, ended by their pid.
+"""The clusters side by side: the same flags, fresh data directories on one filesystem, ended by their pid.
 
-Owns processes and directories. Knows nothing of load.
+Owns processes, ports and directories; a lone server is a cluster of one. Knows nothing of load, nor of who leads.
 """
 
 from __future__ import annotations
@@ -13,36 +13,46 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from types import FrameType, MappingProxyType
+from typing import Final, NamedTuple, NoReturn
 
 HOST: Final = "127.0.0.1"
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
+HEARTBEAT_MS: Final = 100
+ELECTION_TIMEOUT_MS: Final = 1000
+"""Both are the defaults of both programs, said all the same: a failover is measured against them."""
 STOP_TIMEOUT_S: Final = 10.0
 ERROR_LOG_BYTES: Final = 2000
 # Below the kernel's range for outgoing connections, so that no client's source port takes one meanwhile.
 _PORTS: Final = range(12_000, 32_000)
+_PORT_TRIES: Final = 100
+
+Flags = Mapping[str, Sequence[str]]
+"""By the name of the program: what one needs to do what the other does without."""
+NO_FLAGS: Final[Flags] = MappingProxyType({})
 
 
 class ServerError(Exception):
     """A server cannot be started, or has ended. The text carries the tail of its log."""
 
 
-class Program:
-    """What to run. `command` is followed by the flags that etcd and raftkv share."""
+class Program(NamedTuple):
+    """What to run."""
 
-    def __init__(self, name: str, version: str, command: Sequence[str]) -> None:
-        self.name: Final = name
-        self.version: Final = version
-        self.command: Final = tuple(command)
+    name: str
+    version: str
+    command: tuple[str, ...]
+    """Followed by the flags that etcd and raftkv share."""
+    database: str
+    """The file, below a member's data directory, that a snapshot from a leader replaces by another."""
 
 
 def raftkv_program() -> Program:
     version = importlib.metadata.version("raftkv")
-    return Program("raftkv", version, (sys.executable, "-m", "raftkv", "serve"))
+    return Program("raftkv", version, (sys.executable, "-m", "raftkv", "serve"), "member/snap/data.mdb")
 
 
 def etcd_program(path: Path | None = None) -> Program:
@@ -59,31 +69,69 @@ def etcd_program(path: Path | None = None) -> Program:
         said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError) as error:
         raise ServerError(f"cannot run {path}: {error}") from error
-    return Program("etcd", said.stdout.partition("\n")[0].rpartition(" ")[2], (str(path),))
+    version = said.stdout.partition("\n")[0].rpartition(" ")[2]
+    return Program("etcd", version, (str(path),), "member/snap/db")
+
+
+class _Address(NamedTuple):
+    name: str
+    client_port: int
+    peer_port: int
+
+    @property
+    def client_url(self) -> str:
+        return f"http://{HOST}:{self.client_port}"
+
+    @property
+    def peer_url(self) -> str:
+        return f"http://{HOST}:{self.peer_port}"
 
 
 class Server:
-    """One running member with a data directory of its own."""
+    """One member, not yet started. It may end and be started again: directory and ports stay its own."""
 
-    def __init__(self, program: Program, directory: Path) -> None:
+    def __init__(self, program: Program, address: _Address, directory: Path, flags: Sequence[str]) -> None:
+        """`flags`: what all members of the cluster share."""
         self.program: Final = program
-        self.port: Final = _free_port()
-        self._log_path: Final = directory / f"{program.name}.log"
-        client_url = f"http://{HOST}:{self.port}"
-        peer_url = f"http://{HOST}:{_free_port()}"
-        with self._log_path.open("wb") as log:
+        self.name: Final = address.name
+        self.port: Final = address.client_port
+        self._log_path: Final = directory / f"{address.name}.log"
+        self._data_dir: Final = directory / address.name
+        self._command: Final = (
+            *program.command,
+            f"--name={address.name}",
+            f"--data-dir={self._data_dir}",
+            f"--listen-client-urls={address.client_url}",
+            f"--advertise-client-urls={address.client_url}",
+            f"--listen-peer-urls={address.peer_url}",
+            f"--initial-advertise-peer-urls={address.peer_url}",
+            *flags,
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def database_id(self) -> int | None:
+        """Another number than before: the whole database came from elsewhere. None: there is no such file yet."""
+        try:
+            return (self._data_dir / self.program.database).stat().st_ino
+        except FileNotFoundError:
+            return None
+
+    def start(self) -> None:
+        """Does not wait until it serves. Raises OSError."""
+        assert not self.running
+        with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    *program.command,
-                    "--name=default",
-                    f"--data-dir={directory / program.name}",
-                    f"--listen-client-urls={client_url}",
-                    f"--advertise-client-urls={client_url}",
-                    f"--listen-peer-urls={peer_url}",
-                    f"--initial-advertise-peer-urls={peer_url}",
-                    f"--initial-cluster=default={peer_url}",
-                    "--log-level=warn",
-                ],
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -93,19 +141,73 @@ class Server:
                 start_new_session=True,
             )
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def check_running(self) -> None:
-        """Raises ServerError when it has ended."""
-        code = self._process.poll()
+        """Raises ServerError when it has ended by itself."""
+        code = self._process.poll() if self._process is not None else None
         if code is not None:
             tail = self._log_path.read_bytes()[-ERROR_LOG_BYTES:].decode("utf-8", "replace")
-            raise ServerError(f"{self.program.name} ended with exit code {code}\n{tail}")
+            raise ServerError(f"{self.program.name} {self.name} ended with exit code {code}\n{tail}")
 
     def stop(self) -> None:
-        _stop(self._process)
+        """Ask it to end, and wait. No effect on one that does not run."""
+        if self._process is not None:
+            self._process.terminate()
+            self.wait_ended()
+
+    def kill(self) -> None:
+        """No effect on one that does not run."""
+        if self._process is not None:
+            self._process.kill()
+            self.wait_ended()
+
+    def wait_ended(self) -> None:
+        """After `stop`, or after somebody else has killed it: from here on it is as one not yet started."""
+        assert self._process is not None
+        _wait_ended(self._process)
+        self._process = None
+
+
+class Cluster:
+    """All members of one program, of which any may be down. Its name is the program's."""
+
+    def __init__(self, program: Program, directory: Path, size: int, flags: Sequence[str] = ()) -> None:
+        """Makes `directory`. `flags` come after those that all have. Raises OSError, and ServerError without ports."""
+        directory.mkdir(parents=True)
+        ports = _free_ports(2 * size)
+        addresses = [_Address(f"n{number + 1}", *ports[2 * number : 2 * number + 2]) for number in range(size)]
+        shared = (
+            f"--initial-cluster={','.join(f'{address.name}={address.peer_url}' for address in addresses)}",
+            "--initial-cluster-state=new",
+            f"--initial-cluster-token=bench-{program.name}-{ports[0]}",
+            f"--heartbeat-interval={HEARTBEAT_MS}",
+            f"--election-timeout={ELECTION_TIMEOUT_MS}",
+            "--log-level=warn",
+            *flags,
+        )
+        self.name: Final = program.name
+        self.servers: Final = tuple(Server(program, address, directory, shared) for address in addresses)
+
+    @property
+    def running(self) -> list[Server]:
+        return [server for server in self.servers if server.running]
+
+    @property
+    def pids(self) -> list[int]:
+        return [server.pid for server in self.running]
+
+    def start(self) -> None:
+        for server in self.servers:
+            server.start()
+
+    def check_running(self) -> None:
+        """Raises ServerError when a member has ended by itself."""
+        for server in self.servers:
+            server.check_running()
+
+    def kill(self) -> None:
+        """End all without asking: their directories go next, and a leader that is asked first looks for a successor."""
+        for server in self.servers:
+            server.kill()
 
 
 class NullProcess:
@@ -128,35 +230,34 @@ class NullProcess:
         return self
 
     def __exit__(self, *_failure: object) -> None:
-        _stop(self._process)
+        self._process.terminate()
+        _wait_ended(self._process)
         assert self._process.stdout is not None
         self._process.stdout.close()
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _wait_ended(process: subprocess.Popen[bytes]) -> None:
+    """One that does not end in time is killed."""
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextmanager
-def running(programs: Sequence[Program], directory: Path) -> Iterator[list[Server]]:
-    """All of them, started, in the order given; ended at the exit, also after SIGTERM or Ctrl-C."""
+def running(
+    programs: Sequence[Program], directory: Path, size: int, flags: Flags = NO_FLAGS
+) -> Iterator[list[Cluster]]:
+    """A cluster of each, started, in the order given; ended at the exit, also after SIGTERM or Ctrl-C."""
+    clusters = [Cluster(program, directory / program.name, size, flags.get(program.name, ())) for program in programs]
     before = signal.signal(signal.SIGTERM, _interrupt)
-    servers: list[Server] = []
-    try:
-        for program in programs:
-            server = Server(program, directory)
-            servers.append(server)  # at once: the next may fail to start
-        yield servers
-    finally:
-        for server in servers:
-            server.stop()
-        signal.signal(signal.SIGTERM, before)
+    with ExitStack() as ending:
+        ending.callback(signal.signal, signal.SIGTERM, before)
+        for cluster in clusters:
+            ending.callback(cluster.kill)  # before its start, which may fail half-way
+            cluster.start()
+        yield clusters
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -168,14 +269,19 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("ETCD", "RAFTKV_", "GO"))}
 
 
-def _free_port() -> int:
+def _free_ports(count: int) -> list[int]:
+    """Different ones that nobody listens on now."""
     picker = random.SystemRandom()
-    for _ in range(100):
+    found: list[int] = []
+    for _ in range(_PORT_TRIES * count):
         port = picker.choice(_PORTS)
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             try:
                 probe.bind((HOST, port))
             except OSError:
                 continue
-            return port
+        if port not in found:
+            found.append(port)
+        if len(found) == count:
+            return found
     raise ServerError("no free port found")

@@ -26,7 +26,7 @@ def _drive(workload: str, **changes: float) -> LoadResult:
             seconds=0.1,
             warmup_s=0.02,
             key_space=300,
-            server_pid=os.getpid(),
+            server_pids=(os.getpid(),),
         )
         try:
             return await drive(options._replace(**changes))

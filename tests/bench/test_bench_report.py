@@ -1,54 +1,32 @@
-"""From measurements to rows with a verdict, and from rows to each form in which they are shown."""
+"""Each form in which results are shown: terminal, pipe, JSON, page."""
 
 import io
 import json
 from pathlib import Path
 
 import pytest
+from bench_support import result
 from rich.console import Console
 
-from bench import report, suite
-from bench.load import LoadResult
+from bench import cases, report, rows
 from bench.machine import look
-from bench.report import BEGIN, END, Facts, PageError, Table
-from bench.suite import Comparison, Measurement, Target
+from bench.probing import ProbeResult
+from bench.report import Comparison, Facts, PageError, Results, Table, marks
+from bench.rows import Measurement
+from bench.suite import CLUSTER, SINGLE, SUITES, Suite
 
 
-def _result(per_s: float, errors: dict[str, int] | None = None) -> LoadResult:
-    return LoadResult(
-        workload="put",
-        connections=64,
-        clients=64,
-        seconds=1.0,
-        operations=int(per_s),
-        per_s=per_s,
-        mean_ms=1.0,
-        p50_ms=1.0,
-        p90_ms=2.0,
-        p99_ms=3.0,
-        max_ms=4.0,
-        received_mb_per_s=1.0,
-        errors=errors or {},
-        generator_cpu=0.5,
-        generator_cpu_us=10.0,
-        server_cpu=1.0,
-        server_cpu_us=20.0,
-        other_cpu=0.0,
-        server_rss_bytes=100_000_000,
-        server_anon_bytes=20_000_000,
-        server_file_bytes=0,
-    )
-
-
-def _comparison(raftkv_rates: list[float], errors: dict[str, int] | None = None) -> Comparison:
-    (case,) = suite.chosen(["put, 64 clients on 64"])
+def _comparison(suite: Suite = SINGLE, raftkv_rates: tuple[float, ...] = (1600,)) -> Comparison:
+    part = suite.chosen(["64 clients on 64"])
+    assert part is not None
+    (stage,) = part.stages
+    (case,) = stage.cases
     measurements = []
     for number, rate in enumerate(raftkv_rates):
-        measurements.append(Measurement(case.title, "etcd", number, _result(1000)))
-        measurements.append(Measurement(case.title, "raftkv", number, _result(rate, errors)))
-    rows = suite.rows_of(case, measurements)
-    plan = suite.DEFAULT._replace(rounds=len(raftkv_rates))
-    return Comparison(plan, (case,), _result(60_000), rows, measurements)
+        measurements.append(Measurement(case.title, "etcd", number, result(per_s=1000)))
+        measurements.append(Measurement(case.title, "raftkv", number, result(per_s=rate)))
+    plan = cases.DEFAULT._replace(rounds=len(raftkv_rates))
+    return Comparison(part, plan, rows.rows_of(case, measurements), measurements)
 
 
 @pytest.fixture
@@ -56,42 +34,40 @@ def facts(tmp_path: Path) -> Facts:
     return Facts(look(tmp_path), "2026-01-01 00:00 UTC", "3.5.1", "0.1.0", "python -m bench")
 
 
-@pytest.mark.parametrize(
-    ("rates", "ratio", "met"),
-    [([1400, 1600, 9000], 1.6, True), ([1499, 1499, 1600], 1.499, False)],
-)
-def test_the_median_of_the_rounds_decides(rates: list[float], ratio: float, met: bool) -> None:
-    row = _comparison(rates).rows[0]
-    assert row.ratio == pytest.approx(ratio)
-    assert row.met is met
-    assert row.raftkv_spread == pytest.approx((max(rates) - min(rates)) / 2 / sorted(rates)[1])
+@pytest.fixture
+def both(facts: Facts) -> Results:
+    return Results(facts, result(per_s=60_000), [_comparison(SINGLE, (1600,)), _comparison(CLUSTER, (2500,))])
 
 
-def test_a_target_is_not_met_by_failing_calls() -> None:
-    row = _comparison([9000], {"UNKNOWN: x": 1}).rows[0]
-    assert row.met is False
-    assert row.doubtful
-    assert row.notes == ("raftkv: 1 x UNKNOWN: x",)
-
-
-def test_a_row_that_others_disturbed_is_marked() -> None:
-    comparison = _comparison([1600])
-    disturbed = [
-        measurement._replace(result=measurement.result._replace(other_cpu=0.6))
-        for measurement in comparison.measurements
-    ]
-    rows = suite.rows_of(comparison.cases[0], disturbed)
-    assert rows[0].met
-    assert rows[0].notes == tuple(f"{name}: other programs took up to 0.6 cores" for name in ("etcd", "raftkv"))
-    shown = report.ratio_table(comparison._replace(rows=rows)).rows[0]
-    assert shown[-1] == "yes?"
+def test_a_doubtful_verdict_is_marked() -> None:
+    comparison = _comparison()
+    doubtful = [row._replace(doubtful=True) for row in comparison.rows]
     assert report.ratio_table(comparison).rows[0][-1] == "yes"
+    assert report.ratio_table(comparison._replace(rows=doubtful)).rows[0][-1] == "yes?"
 
 
-def test_targets_are_inclusive() -> None:
-    assert Target(1.1, at_most=True).met(1.1)
-    assert Target(1.5, at_most=False).met(1.5)
-    assert not Target(1.1, at_most=True).met(1.11)
+def test_what_has_no_ratio_shows_none() -> None:
+    row = rows.words_row("catch-up", "caught up by", {"etcd": "log", "raftkv": "snapshot"})
+    shown = report.ratio_table(_comparison()._replace(rows=[row])).rows
+    assert shown == [("catch-up", "caught up by", "log", "snapshot", "", "", "")]
+
+
+def test_the_details_are_of_the_last_round_of_each_case() -> None:
+    comparison = _comparison(SINGLE, (1500, 1700))
+    fewer_rounds = Measurement("catch-up: away", "etcd", 0, result(per_s=500))
+    table = report.detail_table(comparison._replace(measurements=[*comparison.measurements, fewer_rounds]))
+    assert [row[:3] for row in table.rows] == [
+        ("put, 64 clients on 64 connections", "etcd", "1,000"),
+        ("put, 64 clients on 64 connections", "raftkv", "1,700"),
+        ("catch-up: away", "etcd", "500"),
+    ]
+
+
+def test_each_reason_to_doubt_is_told_once_for_each_case() -> None:
+    comparison = _comparison()
+    noted = [row._replace(notes=("raftkv: 1 x UNKNOWN: x",)) for row in comparison.rows]
+    told = report.remarks(comparison._replace(rows=noted))
+    assert told == ["put, 64 clients on 64 connections: raftkv: 1 x UNKNOWN: x."]
 
 
 def test_a_plain_table_has_aligned_columns() -> None:
@@ -105,44 +81,102 @@ def test_a_markdown_table_keeps_its_cells_apart() -> None:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_both_tables_and_the_remarks_are_printed(facts: Facts, terminal: bool) -> None:
+def test_the_suites_are_printed_under_their_headings(both: Results, terminal: bool) -> None:
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=terminal, width=200, no_color=True)
-    report.print_comparison(_comparison([1600]), facts, console)
+    report.print_results(both, console)
     text = shown.getvalue()
-    assert "put, 64 clients on 64 connections" in text
-    assert "1,600/s" in text
-    assert "≥ 1.5" in text
-    assert "60,000 puts/s" in text
+    single, cluster = text.index("One member: raftkv beside etcd"), text.index("Three members: raftkv beside etcd")
+    assert single < text.index("1,600/s") < cluster < text.index("2,500/s")
+    assert text.index("≥ 1.5") < cluster < text.index("≥ 2")
+    assert text.count("60,000 puts/s") == 1
     assert ("\x1b[" in text) is terminal
 
 
-def test_json_holds_rows_and_measurements(facts: Facts) -> None:
-    data = json.loads(report.as_json(_comparison([1600]), facts))
-    assert data["rows"][0]["met"] is True
-    assert data["measurements"][1]["result"]["per_s"] == 1600
+def test_a_narrow_terminal_is_told_what_it_would_need(both: Results) -> None:
+    shown = io.StringIO()
+    report.print_results(both, Console(file=shown, force_terminal=True, width=40, no_color=True))
+    assert "columns would show the last round" in " ".join(shown.getvalue().split())
+
+
+def test_json_holds_rows_and_measurements_of_each_suite(both: Results) -> None:
+    data = json.loads(report.as_json(both))
+    assert list(data["suites"]) == ["single", "cluster"]
+    single, cluster = data["suites"].values()
+    assert (single["members"], cluster["members"]) == (1, 3)
+    assert single["rows"][0]["met"] is True
+    assert cluster["measurements"][1]["result"]["per_s"] == 2500
     assert data["versions"] == {"etcd": "3.5.1", "raftkv": "0.1.0"}
 
 
-def test_a_page_keeps_what_is_outside_the_marks(tmp_path: Path, facts: Facts) -> None:
+def test_json_without_a_ratio_is_still_json(both: Results) -> None:
+    words = rows.words_row("catch-up", "caught up by", {"etcd": "log", "raftkv": "log"})
+    comparison = both.comparisons[1]._replace(rows=[words])
+    text = report.as_json(both._replace(comparisons=[comparison]))
+    assert json.loads(text, parse_constant=pytest.fail)["suites"]["cluster"]["rows"][0]["ratio"] is None
+
+
+def _page_of(*suites: Suite) -> str:
+    page = "by hand, before\n"
+    for suite in suites:
+        begin, end = marks(suite)
+        page += f"{begin}\nold results of {suite.name}\n{end}\nby hand, after {suite.name}\n"
+    return page
+
+
+def test_a_page_keeps_what_is_outside_the_marks(tmp_path: Path, both: Results) -> None:
     page = tmp_path / "benchmarks.md"
-    page.write_text(f"by hand, before\n{BEGIN}\nold results\n{END}\nby hand, after\n")
+    page.write_text(_page_of(SINGLE, CLUSTER))
     for _ in range(2):
-        report.write_page(page, _comparison([1600]), facts)
+        report.write_page(page, both)
     text = page.read_text()
-    assert text.startswith(f"by hand, before\n{BEGIN}\n- 2026-01-01")
-    assert text.endswith(f"{END}\nby hand, after\n")
+    assert text.startswith(f"by hand, before\n{marks(SINGLE)[0]}\n- 2026-01-01")
+    assert f"{marks(SINGLE)[1]}\nby hand, after single\n{marks(CLUSTER)[0]}\n- 2026-01-01" in text
+    assert text.endswith(f"{marks(CLUSTER)[1]}\nby hand, after cluster\n")
     assert "old results" not in text
-    assert "- Command: `python -m bench`" in text
+    assert text.count("- Command: `python -m bench`") == 2
+    assert text.index("1,600/s") < text.index(marks(CLUSTER)[0]) < text.index("2,500/s")
 
 
-def test_a_missing_page_is_made_and_one_without_marks_is_refused(tmp_path: Path, facts: Facts) -> None:
-    report.write_page(tmp_path / "new.md", _comparison([1600]), facts)
-    assert BEGIN in (tmp_path / "new.md").read_text()
-    (tmp_path / "other.md").write_text("no marks")
+def test_a_suite_that_was_not_measured_keeps_its_results(tmp_path: Path, both: Results) -> None:
+    page = tmp_path / "benchmarks.md"
+    page.write_text(_page_of(SINGLE, CLUSTER))
+    report.write_page(page, both._replace(comparisons=both.comparisons[1:]))
+    assert "old results of single" in page.read_text()
+    assert "old results of cluster" not in page.read_text()
+
+
+def test_a_missing_page_is_made_with_a_place_for_each_suite(tmp_path: Path, both: Results) -> None:
+    page = tmp_path / "new.md"
+    report.check_page(page, SUITES)
+    report.write_page(page, both)
+    report.check_page(page, SUITES)
+    assert page.read_text().index("## One member") < page.read_text().index("## Three members")
+
+
+@pytest.mark.parametrize(
+    "text", ["no marks", _page_of(SINGLE), _page_of(SINGLE, CLUSTER).replace(marks(CLUSTER)[1], "")]
+)
+def test_a_page_without_the_marks_of_a_suite_is_refused(tmp_path: Path, both: Results, text: str) -> None:
+    page = tmp_path / "other.md"
+    page.write_text(text)
+    with pytest.raises(PageError, match="measured, cluster: begin"):
+        report.check_page(page, (CLUSTER,))
     with pytest.raises(PageError):
-        report.check_page(tmp_path / "other.md")
+        report.write_page(page, both)
+    assert page.read_text() == text
 
 
 def test_the_page_of_the_repository_has_its_marks() -> None:
-    report.check_page(Path(report.__file__).parent.parent / "docs" / "benchmarks.md")
+    report.check_page(Path(report.__file__).parent.parent / "docs" / "benchmarks.md", SUITES)
+
+
+def test_a_failover_is_told_with_its_load() -> None:
+    text = report.probe_text(ProbeResult(True, 1234.5, 7, result(per_s=5000), {"UNAVAILABLE: x": 3}))
+    assert text.startswith("put: 5,000/s")
+    assert "1,234 ms after the kill, in term 7" in text
+    assert text.endswith("meanwhile: 3 x UNAVAILABLE: x")
+
+
+def test_a_spared_leader_is_told() -> None:
+    assert "nobody was killed" in report.probe_text(ProbeResult(False, 0.0, 8, result(per_s=1), {}))
