@@ -60,6 +60,9 @@ TIMED_OUT_LEADER_FAILED: Final = Status(
 TIMED_OUT_CONNECTION_LOST: Final = Status(
     Code.UNAVAILABLE, "etcdserver: request timed out, possibly due to connection lost"
 )
+TIMED_OUT_APPLY_LAGS: Final = Status(
+    Code.UNAVAILABLE, "etcdserver: request timed out, waiting for the applied index took too long"
+)
 NO_LEADER_IN_TIME: Final = Status(Code.DEADLINE_EXCEEDED, TEXT_DEADLINE)
 NOT_LEADER: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: not leader")
 TRANSFER_TOO_SLOW: Final = Status(Code.UNKNOWN, "etcdserver: request timed out, leader transfer took too long")
@@ -92,6 +95,7 @@ _BY_TYPE: Final[dict[type[Exception], Status]] = {
     node.RequestTimedOut: TIMED_OUT,
     node.TimedOutByLeaderFailure: TIMED_OUT_LEADER_FAILED,
     node.TimedOutByConnectionLoss: TIMED_OUT_CONNECTION_LOST,
+    node.ApplyLags: TIMED_OUT_APPLY_LAGS,
     node.NoLeaderInTime: NO_LEADER_IN_TIME,
     node.TooManyRequests: TOO_MANY_REQUESTS,
     node.LeaderChanged: LEADER_CHANGED,

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from raftkv.api.errors import NO_LEADER, STOPPED, Status, refuse, status_of
+from raftkv.api.errors import NO_LEADER, STOPPED, TOO_MANY_REQUESTS, Status, refuse, status_of
 from raftkv.api.leader_watch import LeaderWatch
 from raftkv.apply import LEASE_GRANT_COST_BYTES, Kind
 from raftkv.lease import LeaseTTLTooLarge, granted_ttl_s
@@ -18,6 +18,10 @@ from raftkv.rpc.service import Service
 if TYPE_CHECKING:
     from raftkv.api.context import ApiContext
     from raftkv.rpc.service import Call
+
+
+MAX_ASKED: Final = 10_000
+"""Keep-alives of one stream that wait for the leader: clients send one a lease and third of its time."""
 
 
 class LeaseService:
@@ -96,14 +100,17 @@ class KeepAliveStream:
     """Each request is one answer, in order (L-20): one is under way, perhaps on the leader's member, the others
     wait."""
 
-    __slots__ = ("_asked", "_call", "_context", "_ended", "_forget", "_leader_watch")
+    __slots__ = ("_asked", "_asking", "_call", "_context", "_ended", "_forget", "_leader_watch", "_under_way")
 
     def __init__(self, context: ApiContext, call: Call, forget: Callable[[KeepAliveStream, None], object]) -> None:
         self._context = context
         self._call = call
         self._forget = forget
         self._asked: deque[bytes] = deque()
-        """Requests not answered yet, the first of them under way. Bounded by the stream's flow control."""
+        """Requests behind the one under way. Bounded by MAX_ASKED: a client that asks for more is refused."""
+        self._under_way = False
+        self._asking = False
+        """`_ask` is running: an answer that comes within it leaves the next request to its loop."""
         self._ended = False
         """The client asks nothing more."""
         self._leader_watch = LeaderWatch(context.node, call)
@@ -111,38 +118,44 @@ class KeepAliveStream:
     def on_message(self, message: bytes) -> None:
         if self._context.parse(self._call, rpc_pb2.LeaseKeepAliveRequest.FromString, message) is None:
             return
+        if len(self._asked) >= MAX_ASKED:
+            self.end(TOO_MANY_REQUESTS)
+            return
         self._asked.append(message)
-        if len(self._asked) == 1:
-            self._ask()
+        self._ask()
 
     def _ask(self) -> None:
-        # The header is filled before the renewal (L-22).
-        header = self._context.header_now()
-        self._context.node.leader_calls.call(peer_pb2.ForwardRequest.KEEP_ALIVE, self._asked[0], self._answer, header)
+        """One after the other. An answer may come within the call or later; a loop takes both without nesting."""
+        self._asking = True
+        while self._asked and not self._under_way:
+            self._under_way = True
+            # The header is filled before the renewal (L-22).
+            header = self._context.header_now()
+            message = self._asked.popleft()
+            self._context.node.leader_calls.call(peer_pb2.ForwardRequest.KEEP_ALIVE, message, self._answer, header)
+        self._asking = False
+        if self._ended and not self._under_way:
+            self._call.finish()
 
     def _answer(self, header: bytes, result: bytes | Exception) -> None:
+        self._under_way = False
         if isinstance(result, Exception):
-            self._asked.clear()
-            refuse(self._call, status_of(result))
+            self.end(status_of(result))
             return
         self._call.send(header + result)
-        if self._asked:
-            self._asked.popleft()
-        if self._asked:
+        if not self._asking:
             self._ask()
-        elif self._ended:
-            self._call.finish()
 
     def on_half_close(self) -> None:
         self._ended = True
-        if not self._asked:
-            self._call.finish()
+        self._ask()
 
     def on_tick(self, now: float) -> None:
         if self._leader_watch.is_lost(now):
             self.end(NO_LEADER)
 
     def end(self, status: Status) -> None:
+        self._asked.clear()
         refuse(self._call, status)
 
     def on_closed(self) -> None:

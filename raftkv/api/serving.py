@@ -163,7 +163,10 @@ class Serving:
     async def open_peers(self, service: PeerService, handler: HttpHandler) -> None:
         """Always our own server, whichever one clients get: members speak to nobody else here."""
         limits = PEER_LIMITS._replace(
-            max_message_bytes=MAX_PEER_MESSAGE_BYTES, keepalive_min_time_s=0.0, drain_timeout_s=PEER_DRAIN_S
+            max_message_bytes=MAX_PEER_MESSAGE_BYTES,
+            max_partial_bytes=MAX_PEER_MESSAGE_BYTES,
+            keepalive_min_time_s=0.0,
+            drain_timeout_s=PEER_DRAIN_S,
         )
         await self._open_listener(Purpose.PEER, build_routes((service.service(),)), handler, limits)
 

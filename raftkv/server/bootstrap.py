@@ -171,6 +171,11 @@ def _open(config: Config, store_dir: Path, lock: DirectoryLock, founding: Foundi
     if backend.read().get(Meta.CONF_STATE, db=tables.meta) is None:
         raise StartError(f"the store in {store_dir} does not name its members", "Restore this member from a backup")
     if config.force_new_cluster:
+        if members.get(ids.member_id) is None:
+            raise StartError(
+                f"member {ids.member_id:x} was removed from its cluster, so --force-new-cluster cannot go on with it",
+                "Use the data directory of a member that was not removed",
+            )
         contents = force_new_cluster(ids.member_id, wal, contents, backend, applier, members)
     storage = _remember_log(contents, applier)
     return Booted(*ids, applier.conf_state, backend, wal, storage, store, lessor, members, alarms, applier, lock)

@@ -51,8 +51,11 @@ class Defragmenter:
         pausables: Sequence[Pausable],
         rebindables: Sequence[Rebindable],
         on_failed: Callable[[Exception], None],
+        exchange: asyncio.Lock,
     ) -> None:
+        """`exchange`: held by whoever replaces the open store; two at once would end each other's pause."""
         self._backend = backend
+        self._exchange = exchange
         self._on_failed = on_failed
         self._pausables = pausables
         self._rebindables = rebindables
@@ -62,7 +65,10 @@ class Defragmenter:
         """Raises DefragmentRefused, NoSpaceError, BackendError or OSError; the store is then as it was."""
         if self._running:
             raise DefragmentRefused("a defragmentation is under way")
+        if self._exchange.locked():
+            raise DefragmentRefused("the store is being replaced by another member's; it needs no defragmentation")
         self._running = True
+        await self._exchange.acquire()
         before_bytes = self._backend.size_bytes
         for each in self._pausables:
             each.pause()
@@ -74,6 +80,7 @@ class Defragmenter:
             self._running = False
             for each in self._pausables:
                 each.resume()
+            self._exchange.release()
         _log.info(
             "defragmented",
             extra={"kv": {"size_bytes_before": before_bytes, "size_bytes": self._backend.size_bytes}},

@@ -41,7 +41,7 @@ class Divergence:
         applier: Applier,
         links: Links,
         voters: Callable[[], tuple[int, ...]],
-        spawn: Callable[..., None],
+        spawn: Callable[..., asyncio.Task[None]],
         on_diverged: Callable[[Diverged], None],
     ) -> None:
         self._identity = identity
@@ -60,7 +60,7 @@ class Divergence:
         own = self._applier.hashes.at(index)
         if own is not None:
             self._compare(sender, index, state_hash, own)
-        elif index > self._applier.index and sender not in self._later:
+        elif index > self._applier.index:
             self._later[sender] = (index, state_hash)
 
     def on_applied(self) -> None:
@@ -90,7 +90,8 @@ class Divergence:
             own = self._applier.hashes.at(index)
             told = await self._ask_all(index, index)
             if own is None or not self._in_minority(own, told, other):
-                await self._tell(other, index)
+                if own is not None:  # else it lies too far back to say anything
+                    await self._tell(other, index)
                 await asyncio.sleep(AGAIN_S)
                 self._inquiring = False
                 return

@@ -4,6 +4,7 @@
     ├── RequestTimedOut                not applied, or no read index, within the request timeout (G-52, RF-35)
     │   ├── TimedOutByLeaderFailure    ... and a leader was lost about when the request began
     │   └── TimedOutByConnectionLoss   ... and the link to the leader, or to a quorum, was down meanwhile
+    ├── ApplyLags                      what the leader has committed was not applied there in time (L-27)
     ├── NoLeaderInTime                 a proposal waited for a leader until its time was over (G-51)
     ├── TooManyRequests                the queue of proposals is full, or applying lags behind (G-55)
     ├── LeaderChanged                  a read that waited for the old leader (RF-35)
@@ -47,6 +48,10 @@ class TimedOutByLeaderFailure(RequestTimedOut):
 
 
 class TimedOutByConnectionLoss(RequestTimedOut):
+    pass
+
+
+class ApplyLags(NodeError):
     pass
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -53,47 +54,79 @@ class Installer:
         backend: Backend,
         store_dir: Path,
         pausables: Sequence[Pausable],
+        exchange: asyncio.Lock,
         receiver: Receiver,
-        spawn: Callable[..., None],
+        spawn: Callable[..., asyncio.Task[None]],
         on_failed: Callable[[Exception], None],
     ) -> None:
         self._identity = identity
         self._backend = backend
         self._store_dir = store_dir
         self._pausables = pausables
+        self._exchange_lock = exchange
         self._receiver = receiver
         self._spawn = spawn
         self._on_failed = on_failed
         self._received: ReceivedStore | None = None
         """Whole and on disk, and the core has taken the snapshot."""
-        self._fetching = False
+        self._fetch_task: tuple[int, asyncio.Task[None]] | None = None
+        """From whom a copy is being fetched."""
+        self._fetched = False
+        """It is all there, and being checked in a thread."""
+        self._next_offer: tuple[Message, str] | None = None
+        """Of another leader, made while the last one's copy was being fetched."""
         self._stopped = False
         self.installed = 0
         self.failed = 0
 
     @property
     def busy(self) -> bool:
-        return self._fetching or self._received is not None
+        return self._fetch_task is not None or self._received is not None
 
     # --- fetching -----------------------------------------------------------------------------------------------------
 
     def on_offer(self, message: Message, url: str) -> None:
-        """A leader offers a snapshot. One is fetched at a time; while that lasts, further offers mean the same."""
-        if not self.busy and not self._stopped:
-            self._fetching = True
-            self._spawn(self._fetch(message, url))
+        """A leader offers a snapshot. One is fetched at a time; further offers of the same leader mean the same."""
+        if self._stopped or self._received is not None:
+            return
+        if self._fetch_task is not None:
+            if self._fetch_task[0] == message.sender or self._fetched:
+                return  # what is all there is used, whoever leads by now
+            # From a leader that is no more, and perhaps does not answer any more. The next begins when it has let go of
+            # the place where a copy is received.
+            is_first, self._next_offer = self._next_offer is None, (message, url)
+            if is_first:  # a second time would hurry it out of letting go
+                self._fetch_task[1].cancel()
+        else:
+            self._begin_fetch(message, url)
+
+    def _begin_fetch(self, message: Message, url: str) -> None:
+        task = self._spawn(self._fetch(message, url))
+        self._fetch_task = (message.sender, task)
+        task.add_done_callback(self._on_fetched)
+
+    def _on_fetched(self, _task: asyncio.Task[None]) -> None:
+        self._fetch_task, self._fetched = None, False
+        offer, self._next_offer = self._next_offer, None
+        if offer is not None and not self._stopped and self._received is None:
+            self._begin_fetch(*offer)
 
     async def _fetch(self, message: Message, url: str) -> None:
         assert message.snapshot is not None
         loop = asyncio.get_running_loop()
         receiving: list[ReceivedStore] = []
+        given_up = threading.Event()
         told_s = loop.time()
 
         def begin(facts: CopyFacts) -> ReceivedStore:
             fields = {"from": f"{message.sender:x}", "index": facts.applied, "size_bytes": facts.size_bytes}
             _log.info("fetching a copy of the store, for the log does not reach back far enough", extra={"kv": fields})
-            receiving.append(ReceivedStore(self._store_dir, facts.size_bytes))
-            return receiving[0]
+            received = ReceivedStore(self._store_dir, facts.size_bytes)
+            if given_up.is_set():
+                received.discard()
+                raise BackendError("nobody waits for this copy any more")
+            receiving.append(received)
+            return received
 
         def progress(done_bytes: int, size_bytes: int) -> None:
             nonlocal told_s
@@ -104,6 +137,7 @@ class Installer:
 
         try:
             facts = await fetch_copy(self._identity, message.sender, url, message.snapshot.index, begin, progress)
+            self._fetched = True
             await loop.run_in_executor(None, self._finish, receiving[0], facts)
         except (PeerCallError, BackendError, OSError, WireError) as failure:
             self.failed += 1
@@ -111,10 +145,13 @@ class Installer:
                 await loop.run_in_executor(None, each.discard)
             fields = {"from": f"{message.sender:x}", "error": str(failure)}
             _log.warning("the store could not be fetched; the leader will offer it again", extra={"kv": fields})
+        except asyncio.CancelledError:
+            given_up.set()
+            for each in receiving:
+                await loop.run_in_executor(None, each.discard)
+            raise
         else:
             self._offer_to_core(message, receiving[0], facts)
-        finally:
-            self._fetching = False
 
     def _finish(self, received: ReceivedStore, facts: CopyFacts) -> None:
         """In a thread: whole, checked, ours, and durable under its name."""
@@ -140,7 +177,11 @@ class Installer:
         assert (received.consistent_index, received.term) == (snapshot.index, snapshot.term), (
             "one is under way at a time"
         )
-        self._spawn(self._exchange(received, snapshot, done))
+        self._spawn(self._wait_and_exchange(received, snapshot, done))
+
+    async def _wait_and_exchange(self, received: ReceivedStore, snapshot: Snapshot, done: Callable[[], None]) -> None:
+        async with self._exchange_lock:  # a defragmentation may be under way
+            await self._exchange(received, snapshot, done)
 
     async def _exchange(self, received: ReceivedStore, snapshot: Snapshot, done: Callable[[], None]) -> None:
         for each in self._pausables:

@@ -8,13 +8,15 @@ that of the member that was asked.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from raftkv.lease import LeaseExpired, LeaseNotFound
 from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.rpc.codes import Code
-from raftkv.server.errors import Forwarded, NoLeader, NotLeader, NotPrimaryLessor, RequestTimedOut
+from raftkv.server.errors import ApplyLags, Forwarded, NoLeader, NotLeader, NotPrimaryLessor, RequestTimedOut, Stopped
 from raftkv.server.peers import TEXT_NOT_LEADER, PeerCallError
 from raftkv.server.peers.protocol import FORWARD
 
@@ -23,10 +25,13 @@ if TYPE_CHECKING:
     from raftkv.server.node import Node
 
 RETRY_S: Final = 0.05
+APPLY_WAIT_S: Final = 1.0
+"""L-27: so long a call about a lease waits for the leader to apply what is committed."""
 
 Method = peer_pb2.ForwardRequest
 Answer: TypeAlias = Callable[[Any, "bytes | Exception"], None]
 """answer(context, body) or answer(context, error)."""
+Handler: TypeAlias = Callable[[bytes, Answer, Any], None]
 Status: TypeAlias = "tuple[Code, str]"
 
 
@@ -35,11 +40,13 @@ class LeaderCalls:
         """`status_of`: what a client is told of an error, for the member that forwards."""
         self._node = node
         self._status_of = status_of
-        self._handlers: dict[int, Callable[[bytes, Answer, Any], None]] = {
+        self._handlers: dict[int, Handler] = {
             Method.PROMOTE: self._promote,
-            Method.KEEP_ALIVE: self._keep_alive,
-            Method.TIME_TO_LIVE: self._time_to_live,
+            Method.KEEP_ALIVE: partial(self._when_applied, self._keep_alive),
+            Method.TIME_TO_LIVE: partial(self._when_applied, self._time_to_live),
         }
+        self._lagging: deque[tuple[int, float, Handler, tuple[bytes, Answer, Any]]] = deque()
+        """(index to be applied, until when, what to do then); bounded by the open requests."""
 
     def call(self, method: Method.Method.ValueType, body: bytes, answer: Answer, context: Any) -> None:
         """`body` is the client's request, well formed. `answer` is called once, perhaps at once."""
@@ -66,14 +73,21 @@ class LeaderCalls:
                 try:
                     raw = await link.ask(FORWARD, request, left_s)
                 except PeerCallError as failure:
+                    if failure.code is Code.DEADLINE_EXCEEDED:
+                        break
                     if not _may_try_again(method, failure):
-                        answer(context, Forwarded(failure.code, failure.text))
+                        # Of a broken connection nobody can tell whether the leader has done it.
+                        broken = failure.code in _BROKEN
+                        answer(context, RequestTimedOut() if broken else Forwarded(failure.code, failure.text))
                         return
                 else:
                     answer(context, peer_pb2.ForwardResponse.FromString(raw).body)
                     return
             await asyncio.sleep(RETRY_S)
-        answer(context, RequestTimedOut() if node.leader_id else NoLeader())
+        if node.stopped.done():
+            answer(context, Stopped())
+        else:
+            answer(context, RequestTimedOut() if node.leader_id else NoLeader())
 
     # --- on the leader ------------------------------------------------------------------------------------------------
 
@@ -93,6 +107,33 @@ class LeaderCalls:
             call.fail(*self._status_of(result))
         else:
             call.reply(peer_pb2.ForwardResponse(body=result).SerializeToString())
+
+    def _when_applied(self, handler: Handler, body: bytes, answer: Answer, context: Any) -> None:
+        """A follower may have applied, and told its client of, what a leader with a slower disk has committed and not
+        applied yet: a lease just granted must be known when it is asked for (L-27)."""
+        node = self._node
+        if node.applier.index >= node.committed:
+            handler(body, answer, context)
+        else:
+            self._lagging.append((node.committed, node.now() + APPLY_WAIT_S, handler, (body, answer, context)))
+
+    def on_applied(self, applied: int) -> None:
+        while self._lagging and self._lagging[0][0] <= applied:
+            _, _, handler, (body, answer, context) = self._lagging.popleft()
+            if self._node.leads:
+                handler(body, answer, context)
+            else:
+                answer(context, NotPrimaryLessor())
+
+    def fail_all(self, error: Exception) -> None:
+        lagging, self._lagging = self._lagging, deque()
+        for *_, (_, answer, context) in lagging:
+            answer(context, error)
+
+    def on_tick(self, now: float) -> None:
+        while self._lagging and now >= self._lagging[0][1]:
+            *_, (_, answer, context) = self._lagging.popleft()
+            answer(context, ApplyLags())
 
     def _promote(self, body: bytes, answer: Answer, context: Any) -> None:
         member_id = rpc_pb2.MemberPromoteRequest.FromString(body).ID
@@ -140,4 +181,7 @@ def _may_try_again(method: int, failure: PeerCallError) -> bool:
     """It was surely not done, or may be done twice."""
     if failure.text == TEXT_NOT_LEADER or failure.text.startswith("there is no connection available"):
         return True
-    return method != Method.PROMOTE and failure.code in (Code.UNAVAILABLE, Code.CANCELLED, Code.INTERNAL)
+    return method != Method.PROMOTE and failure.code in _BROKEN
+
+
+_BROKEN: Final = (Code.UNAVAILABLE, Code.CANCELLED, Code.INTERNAL)

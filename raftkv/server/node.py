@@ -134,7 +134,9 @@ class Node:
         )
         self.pausables: tuple[Pausable, ...] = (self._ready_loop, self.compactor, self._checkpoints)
         self._rebindables = (self.store, self.lessor, self.members, self.alarms, self.hub)
-        self._defragmenter = Defragmenter(self.backend, self.pausables, self._rebindables, self.on_fatal)
+        self.exchange = asyncio.Lock()
+        """Held while the open store is being replaced."""
+        self._defragmenter = Defragmenter(self.backend, self.pausables, self._rebindables, self.on_fatal, self.exchange)
         self.space = SpaceWatch(
             self.member_id,
             self.backend,
@@ -165,6 +167,7 @@ class Node:
             self.waiting,
             self.schedule,
             self.loop.time,
+            timeout_s=self.config.request_timeout_s,
             strict=self.config.strict_reconfig_check,
             max_learners=self.config.max_learners,
         )
@@ -172,6 +175,7 @@ class Node:
         self.leader_calls = LeaderCalls(self, status_of)
         self.on_tick(self.peering.on_tick)
         self.on_tick(self.leadership.on_tick)
+        self.on_tick(self.leader_calls.on_tick)
 
     def _raft_config(self) -> RaftConfig:
         return RaftConfig(
@@ -237,6 +241,7 @@ class Node:
         self._reads.fail_all(Stopped())
         self.reconfiguration.fail_all(Stopped())
         self.leadership.fail_all()
+        self.leader_calls.fail_all(Stopped())
 
     def on_fatal(self, failure: Exception) -> None:
         """The disk failed, or we made a mistake: nothing may be acknowledged any more (RF-53, RF-73)."""
@@ -275,7 +280,7 @@ class Node:
             self._reads.on_tick(now, self.config.request_timeout_s, RequestTimedOut())
             self._leases.on_tick(now)
             self._checkpoints.on_tick(now)
-            self.reconfiguration.go_on()
+            self.reconfiguration.go_on(now)
             self._trim_log()
             self.space.on_tick(now)
             self._ready_loop.quorum_rtt_s = self.peering.links.quorum_rtt_s(self._voters())
@@ -328,6 +333,11 @@ class Node:
         """This member leads and knows every lease (L-50)."""
         return self._leases.primary
 
+    @property
+    def committed(self) -> int:
+        """Index of the last entry known to be committed; it may not be applied here yet."""
+        return self._rawnode.committed
+
     def raft_status(self) -> RaftStatus:
         return self._rawnode.status()
 
@@ -362,12 +372,13 @@ class Node:
             self._reads.maybe_start(self.loop.time())
             self._ready_loop.schedule()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something of many waits beside everything else. It answers for its own errors; one that it does not know
         of ends the member, rather than whatever waits for it."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
+        return task
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -468,6 +479,9 @@ class Node:
                 self._ready_loop.tell_commit_now()
         self.hub.publish(events)
         self._reads.on_applied(self.applier.index)
+        self.leader_calls.on_applied(self.applier.index)
+        if self.reconfiguration.waits:  # later: the core has yet to hear that this batch is applied
+            self.loop.call_soon(self.reconfiguration.go_on, self.loop.time())
         self._rawnode.attest(self.applier.index, self.applier.state_hash)
         self.peering.divergence.on_applied()
         if self._is_leader and not self._leases.primary and self.applier.term == self._rawnode.term:

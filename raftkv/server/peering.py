@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from raftkv.apply import CORRUPT, Kind
 from raftkv.pb import peer_pb2, rpc_pb2
-from raftkv.raft import BadMessage, LogDamaged, MessageType
+from raftkv.raft import NOBODY, BadMessage, LogDamaged, MessageType
 from raftkv.server.divergence import Divergence
-from raftkv.server.errors import DataForgotten, Removed
+from raftkv.server.errors import DataForgotten, NodeError, Removed
 from raftkv.server.installer import Installer
 from raftkv.server.peers import (
     Copies,
@@ -29,6 +29,8 @@ from raftkv.version import RAFTKV_VERSION
 from raftkv.wire import encode_conf_state
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from raftkv.membership import Member
     from raftkv.raft import Message, RawNode
     from raftkv.rpc.service import Call
@@ -38,13 +40,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 REPORT_REFUSAL_EVERY_S: Final = 30.0
+RAISE_AGAIN_S: Final = 0.5
 
 
 class Peering:
     def __init__(self, node: Node, booted: Booted, rawnode: RawNode) -> None:
         self.identity = Identity(booted.cluster_id, booted.member_id, booted.data_id)
         self.members = booted.members
-        self.links = Links(node.loop, self.identity, self)
+        self.links = Links(node.loop, self.identity, self._own_urls, self)
         self._node = node
         self._rawnode = rawnode
         self._applier = booted.applier
@@ -55,6 +58,7 @@ class Peering:
             node.backend,
             node.config.data_dir / "member" / "snap",
             node.pausables,
+            node.exchange,
             self,
             node.spawn,
             node.on_fatal,
@@ -66,6 +70,10 @@ class Peering:
         """The members that the links were last told of."""
         self._reported_s: dict[int, float] = {}
         """Peer -> when its refusal was last mentioned in the log."""
+
+    def _own_urls(self) -> Sequence[str]:
+        own = self.members.get(self.identity.member_id)
+        return own.peer_urls if own is not None else ()
 
     def _encoded_conf_state(self) -> bytes:
         return encode_conf_state(self._applier.conf_state)
@@ -130,6 +138,12 @@ class Peering:
         self._reported_s[peer_id] = now
         return True
 
+    def on_stranger(self, member_id: int, urls: Sequence[str]) -> None:
+        self.links.meet(member_id, urls)
+
+    def on_stranger_gone(self, member_id: int) -> None:
+        self.links.part(member_id)
+
     def on_left(self, peer_id: int) -> None:
         """It was removed a while ago."""
         self._reported_s.pop(peer_id, None)
@@ -184,6 +198,11 @@ class Peering:
         self.installer.on_offer(message, link.url)
 
     def on_snapshot_ready(self, message: Message) -> bool:
+        rawnode = self._rawnode
+        if message.term < rawnode.term and rawnode.lead not in (NOBODY, self.identity.member_id):
+            # Another leads by now. What was committed under the last one is committed under this one, so the copy is as
+            # good as its own would be.
+            message.term, message.sender = rawnode.term, rawnode.lead
         self._step(message)
         return self._rawnode.pending_snapshot is message.snapshot
 
@@ -220,11 +239,16 @@ class Peering:
             )
             fields = {"member": f"{request.member_id:x}", "first_index": request.index}
             _log.critical("a member's state differs from that of the others; raising CORRUPT", extra={"kv": fields})
-            self._node.propose(Kind.ALARM, message.SerializeToString(), _ignore, None)
+            self._raise_alarm(message)
 
+    def _raise_alarm(self, message: rpc_pb2.AlarmRequest) -> None:
+        if (message.memberID, message.alarm) not in self._node.alarms.active():
+            self._node.propose(Kind.ALARM, message.SerializeToString(), self._on_alarm_answered, message)
 
-def _ignore(_context: None, _result: object) -> None:
-    """The alarm is raised, by this member or by another that has heard the same."""
+    def _on_alarm_answered(self, message: rpc_pb2.AlarmRequest, result: object) -> None:
+        """It may have been given to the very leader that is wrong, and have gone with it: try until it is raised."""
+        if isinstance(result, NodeError) and not self._node.stopped.done():
+            self._node.loop.call_later(RAISE_AGAIN_S, self._raise_alarm, message)
 
 
 def _as_heartbeat(message: Message) -> Message:

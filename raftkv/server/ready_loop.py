@@ -117,7 +117,7 @@ class ReadyLoop:
         self.quorum_rtt_s = 0.0
         """Round trip to the nearest quorum when nothing delays it; the owner measures."""
         self._commit_news_due = False
-        """A timer will let the news go."""
+        """A timer will let the news go. A lone voter has nobody to keep from them."""
         rawnode.hold_commit_news = True
         self._apply_s = 0.0
         """How long the last batch took to apply and answer."""
@@ -181,8 +181,8 @@ class ReadyLoop:
         while self.rawnode.has_ready() and not self._wal.backlogged:
             self._obey(self.rawnode.ready())
         self._flush_staged()  # what was staged during the last flush, though the core has nothing new
-        self.rawnode.hold_commit_news = True
-        if self.rawnode.has_commit_news and not self._commit_news_due:
+        self.rawnode.hold_commit_news = not self.rawnode.reads_at_once
+        if self.rawnode.hold_commit_news and self.rawnode.has_commit_news and not self._commit_news_due:
             self._commit_news_due = True
             self._loop.call_later(COMMIT_NEWS_S, self._tell_commit)
 

@@ -41,6 +41,7 @@ class Reconfiguration:
         schedule: Callable[[], None],
         clock: Callable[[], float],
         *,
+        timeout_s: float,
         strict: bool,
         max_learners: int,
     ) -> None:
@@ -52,9 +53,11 @@ class Reconfiguration:
         self._waiting = waiting
         self._schedule = schedule
         self._clock = clock
+        self._timeout_s = timeout_s
         self._strict = strict
         self._max_learners = max_learners
-        self._queue: deque[tuple[Operation, int, Sequence[str], Finish, Any]] = deque()
+        self._queue: deque[tuple[float, Operation, int, Sequence[str], Finish, Any]] = deque()
+        """Since when (loop time), what, and whom to tell."""
         self._forwarded: deque[Message] = deque()
         """Proposals of followers with a change that the core would turn into an empty entry now (RF-60)."""
         self._under_way = 0
@@ -111,18 +114,28 @@ class Reconfiguration:
         if len(self._queue) >= MAX_WAITING:
             finish(context, TooManyRequests())
             return
-        self._queue.append((operation, member_id, peer_urls, finish, context))
-        self.go_on()
+        now = self._clock()
+        self._queue.append((now, operation, member_id, peer_urls, finish, context))
+        self.go_on(now)
 
-    def go_on(self) -> None:
-        """Propose what can be proposed now: after every batch applied, and with every tick."""
+    @property
+    def waits(self) -> bool:
+        """`go_on` may have something to do."""
+        return bool(self._queue or self._forwarded)
+
+    def go_on(self, now: float) -> None:
+        """Propose what can be proposed now: after every batch applied, and with every tick. What has waited for the
+        request timeout is given up (G-51)."""
+        while self._queue and now - self._queue[0][0] >= self._timeout_s:
+            started_s, *_, finish, context = self._queue.popleft()
+            finish(context, self._waiting.proposal_error(started_s, proposed=False))
         if self._under_way and not self._proposals.is_waiting(self._under_way):
             self._under_way = 0  # applied, or given up
         while self._forwarded and self._may_change:
             self._rawnode.step(self._forwarded.popleft())
             self._schedule()
         if self._queue and not self._under_way and self._rawnode.lead != NOBODY and self._may_change:
-            self._propose(*self._queue.popleft())
+            self._propose(*self._queue.popleft()[1:])
 
     @property
     def _may_change(self) -> bool:

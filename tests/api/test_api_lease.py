@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from api_support import FakeCall, FakeNode, raw
 
+from raftkv.api import lease as module
 from raftkv.api.lease import LeaseService
 from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.rpc.codes import Code
@@ -43,7 +44,7 @@ class Scene:
         self.leader = SlowLeader()
         node.leader_calls = self.leader  # type: ignore[attr-defined]
         self.service = LeaseService(node.context())
-        self.call = FakeCall(**metadata)
+        self.call = FakeCall(None, **metadata)
         call: Any = self.call
         self.stream = self.service.keep_alive(call)
 
@@ -99,6 +100,55 @@ def test_a_half_closed_stream_ends_when_all_is_answered(scene: Scene) -> None:
     other.call.finish = lambda: ended.append(0)  # type: ignore[attr-defined]
     other.stream.on_half_close()
     assert ended == [2, 0], "at once, when nothing was asked"
+
+
+def test_thousands_behind_a_slow_one_are_answered_when_the_leader_is_prompt_again(scene: Scene) -> None:
+    """L-20: when this member has become the leader itself it answers within the call; each of them within the other
+    would be too deep."""
+    scene.ask(*range(1, 3001))
+    scene.leader.prompt = True
+    scene.leader.answer()
+    assert [each.ID for each in scene.answers] == list(range(1, 3001))
+    scene.ask(3001, 3002)
+    assert [each.ID for each in scene.answers[3000:]] == [3001, 3002]
+    assert scene.leader.asked == []
+
+
+def test_answers_come_in_order_though_the_leader_is_slow_and_prompt_by_turns(scene: Scene) -> None:
+    scene.leader.prompt = True
+    scene.ask(1, 2)
+    scene.leader.prompt = False
+    scene.ask(3, 4, 5)
+    scene.leader.answer()
+    assert len(scene.leader.asked) == 1, "one on its way at a time"
+    scene.leader.prompt = True
+    scene.ask(6)
+    assert len(scene.answers) == 3
+    scene.leader.answer()
+    assert [each.ID for each in scene.answers] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_half_closed_stream_ends_once_though_its_last_answers_come_at_once(scene: Scene) -> None:
+    """L-23."""
+    ended: list[int] = []
+    scene.call.finish = lambda: ended.append(len(scene.call.sent))  # type: ignore[attr-defined]
+    scene.ask(1, 2, 3)
+    scene.stream.on_half_close()
+    scene.leader.prompt = True
+    scene.leader.answer()
+    assert ended == [3]
+
+
+def test_so_many_keep_alives_of_a_stream_may_wait(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound its client is refused, which then begins anew; one that is under way does not count."""
+    monkeypatch.setattr(module, "MAX_ASKED", 2)
+    scene.ask(1, 2, 3)
+    before = scene.call.failure
+    scene.ask(4)
+    after = scene.call.failure
+    assert (before, after) == (None, (Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests"))
+    scene.leader.answer()
+    assert scene.leader.asked == [], "what waited is not asked for nobody"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from raftkv.membership import Member
@@ -80,6 +81,14 @@ class FakeHost:
         self.messages: list[Message] = []
         self.forwarded: list[peer_pb2.ForwardRequest] = []
         self.diverged: list[tuple[int, int, int]] = []
+        self.strangers: list[tuple[int, list[str] | None]] = []
+        """(who, where it listens) of those that begin to speak, (who, None) of those that end."""
+
+    def on_stranger(self, member_id: int, urls: Sequence[str]) -> None:
+        self.strangers.append((member_id, list(urls)))
+
+    def on_stranger_gone(self, member_id: int) -> None:
+        self.strangers.append((member_id, None))
 
     def on_peer_message(self, message: Message) -> None:
         if message.term == self.BAD_TERM:

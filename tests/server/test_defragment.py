@@ -25,7 +25,8 @@ class Scene:
         self.log: list[str] = []
         self.fatal: list[Exception] = []
         self.tables = self.backend.tables
-        self.defragmenter = Defragmenter(self.backend, (self,), (self,), self.fatal.append)
+        self.exchange = asyncio.Lock()
+        self.defragmenter = Defragmenter(self.backend, (self,), (self,), self.fatal.append, self.exchange)
 
     def put(self, key: bytes, value: bytes) -> None:
         self.backend.begin_write().put(key, value, db=self.backend.tables.current)
@@ -142,6 +143,40 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         await first
         assert scene.log == ["pause", "settled", "rebind", "resume"]
         scene.assert_usable()
+
+    play(tmp_path, story)
+
+
+def test_while_another_members_store_is_put_in_place_it_is_refused(tmp_path: Path) -> None:
+    """MT-30, RF-45: two at once would end each other's pause. The other store has no free pages to speak of."""
+
+    async def story(scene: Scene) -> None:
+        async with scene.exchange:
+            with pytest.raises(DefragmentRefused, match="another member's"):
+                await scene.defragmenter.run()
+            assert (scene.log, scene.fatal, scene.exchange.locked()) == ([], [], True)
+        await scene.defragmenter.run()
+        scene.assert_usable()
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nobody_replaces_the_store_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """And whoever waits to do so has its turn afterwards, however it ended, when everybody goes on."""
+
+    def fail(_job: Defragmentation) -> None:
+        raise NoSpaceError("no room for a copy")
+
+    async def story(scene: Scene) -> None:
+        if fails:
+            monkeypatch.setattr(Defragmentation, "run", fail)
+        running = asyncio.ensure_future(scene.defragmenter.run())
+        await asyncio.sleep(0)
+        async with scene.exchange:
+            scene.log.append("replace")
+        await asyncio.gather(running, return_exceptions=True)
+        assert scene.log == ["pause", "settled", *([] if fails else ["rebind"]), "resume", "replace"]
 
     play(tmp_path, story)
 

@@ -9,7 +9,7 @@ import pytest
 
 from raftkv.apply import Kind, MemberChange, encode_batch, encode_member_change
 from raftkv.backend import Backend
-from raftkv.config import Config, load
+from raftkv.config import Config, StartError, load
 from raftkv.membership import Members
 from raftkv.pb import rpc_pb2
 from raftkv.raft import ConfState, Entry, EntryType, HardState, encode_conf_change
@@ -170,10 +170,7 @@ def test_a_crash_between_log_and_store_leaves_the_old_cluster_or_makes_the_new(
             patch.setattr(kind, "open", _remembering(kind.open, opened))
         with pytest.raises(Crash):
             forced(tmp_path)
-    (wal, _), backend = opened
-    wal.close()
-    backend._detach()
-    backend._lock.release()
+    _let_go(*opened)
 
     booted = boot(config(tmp_path, flag))
     if flag == "--force-new-cluster":
@@ -185,14 +182,44 @@ def test_a_crash_between_log_and_store_leaves_the_old_cluster_or_makes_the_new(
     close(booted)
 
 
+def _let_go(read: tuple[Wal, Any], backend: Backend) -> None:
+    """What a dead process no longer holds."""
+    read[0].close()
+    backend._detach()
+    backend._lock.release()
+
+
 def _remembering(real: Any, opened: list[Any]) -> Any:
-    """What a dead process no longer holds must be let go of by hand."""
+    """... must be let go of by hand."""
 
     def remember(*args: Any, **kwargs: Any) -> Any:
         opened.append(real(*args, **kwargs))
         return opened[-1]
 
     return remember
+
+
+def test_a_member_that_was_removed_cannot_be_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-73, CL-06: it does not belong to what it would go on as. It is left as it was."""
+    before = a_minority(tmp_path)
+    booted = boot(config(tmp_path))
+    booted.applier.apply(entries(booted)[3:5])
+    index = booted.applier.index + 1
+    booted.applier.apply([change(index, MemberChange.REMOVE, before.member_id)])
+    log = entries(booted)
+    close(booted)
+    opened: list[Any] = []
+    with monkeypatch.context() as patch:
+        for kind in (Wal, Backend):
+            patch.setattr(kind, "open", _remembering(kind.open, opened))
+        with pytest.raises(StartError, match=f"{before.member_id:x} was removed") as refused:
+            forced(tmp_path)
+    assert "data directory of a member that was not removed" in refused.value.hint
+    _let_go(*opened)
+    again = boot(config(tmp_path))
+    assert (len(again.members), again.members.removed) == (3, [before.member_id])
+    assert entries(again) == log
+    close(again)
 
 
 def test_a_new_member_has_nothing_to_force(tmp_path: Path) -> None:

@@ -70,8 +70,9 @@ class Scene:
         applier: Any = self.applier
         self.divergence = Divergence(identity, applier, links, lambda: voters, self._spawn, self.ended.append)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self.tasks.append(asyncio.ensure_future(work))
+        return self.tasks[-1]
 
     def apply(self, index: int) -> None:
         while self.applier.index < index:
@@ -117,16 +118,17 @@ def test_equal_states_are_nothing_to_speak_of() -> None:
 
 
 def test_what_is_not_applied_here_is_compared_when_it_is() -> None:
-    """One saying of each member is kept, whatever else it says meanwhile."""
+    """The newest saying of each member is kept: what differs once differs from then on, and the newest is forgotten
+    last."""
 
     async def story() -> None:
         scene = Scene(Peer(2), Peer(3))
-        scene.hear(2, 55, right=True)
-        scene.hear(2, 56, right=False)
+        scene.hear(2, 53, right=False)
+        scene.hear(2, 56, right=True)
         scene.hear(3, 57, right=True)
         scene.divergence.on_applied()
         assert scene.divergence.checked == 0
-        scene.apply(54)
+        scene.apply(55)
         scene.divergence.on_applied()
         assert scene.divergence.checked == 0
         scene.apply(60)
@@ -159,6 +161,22 @@ def test_what_is_forgotten_here_cannot_be_compared() -> None:
         assert (scene.divergence.checked, scene.tasks) == (0, [])
         scene.divergence.on_applied()
         assert scene.divergence.checked == 0
+
+    play(story)
+
+
+def test_a_member_that_catches_up_in_leaps_still_compares() -> None:
+    """What the others said first is far behind what it remembers by then."""
+
+    async def story() -> None:
+        scene = Scene(Peer(2, applied=500), Peer(3, applied=500), right_to=60)
+        scene.hear(2, 55, right=True)
+        scene.hear(2, 495, right=True)
+        scene.apply(500)
+        scene.divergence.on_applied()
+        assert scene.divergence.checked == 1
+        await scene.settle()
+        assert len(scene.ended) == 1
 
     play(story)
 
@@ -216,6 +234,21 @@ def test_the_one_in_the_majority_tells_who_is_meant_and_goes_on() -> None:
         await scene.settle()
         assert scene.ended == []
         assert scene.told == [[(2, 45)], [(2, 45)]]
+
+    play(story)
+
+
+def test_an_accusation_that_lies_too_far_back_accuses_nobody() -> None:
+    """This member remembers nothing of it, so it can say neither that it is wrong itself nor that the other is."""
+
+    async def story() -> None:
+        scene = Scene(Peer(2), Peer(3))
+        scene.divergence.inquire(2, 5)
+        await scene.settle()
+        assert (scene.ended, scene.told) == ([], [[], []])
+        scene.divergence.inquire(2, 5)
+        assert len(scene.tasks) == 2, "and it may be asked again"
+        await scene.settle()
 
     play(story)
 

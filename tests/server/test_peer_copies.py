@@ -126,6 +126,9 @@ class Scene:
         call: FakeCall = self.call(self.copies.close, request)
         return call
 
+    def oldest(self) -> int | None:
+        return self.copies.oldest_index
+
     def tick(self, seconds: float) -> None:
         self.loop.advance(seconds)
         self.copies.on_tick(self.loop.time())
@@ -251,6 +254,57 @@ def test_who_begins_anew_gives_up_its_first_copy(scene: Scene) -> None:
     assert (scene.ended, len(scene.copies)) == ([], 2)
 
 
+def test_who_begins_anew_under_a_read_gives_up_its_first_copy(scene: Scene) -> None:
+    """When the read has ended, for the thread still has the file; and nothing has failed for that member."""
+    first = scene.opened()
+    call = scene.read(first.copy_id)
+    second = scene.opened()
+    assert (scene.made[0].closed, len(scene.copies)) == (False, 2)
+    scene.loop.reads.pop().end()
+    assert (call.ended, scene.made[0].closed, len(scene.copies)) == ((Code.OK, ""), True, 1)
+    scene.tick(module.IDLE_S - 1.0)
+    scene.piece(second.copy_id, 0, 10)
+    scene.tick(1.0)
+    assert (scene.made[1].closed, scene.ended) == (False, [])
+
+
+def test_a_copy_that_was_given_up_goes_with_the_last_of_its_reads(scene: Scene) -> None:
+    first = scene.opened()
+    for offset in (0, 64):
+        scene.read(first.copy_id, offset)
+    for _ in range(3):
+        scene.opened()
+    assert len(scene.copies) == 2, "those without reads went at once"
+    for closed in (False, True):
+        scene.loop.reads.pop().end()
+        assert scene.made[0].closed is closed
+    assert (scene.ended, scene.copies.failed) == ([], 3)
+
+
+def test_a_copy_that_is_closed_under_a_read_goes_when_that_has_ended(scene: Scene) -> None:
+    """A reader that is told by another leader to fetch elsewhere has requests on the way, and closes its copy."""
+    copy_id = scene.opened().copy_id
+    call = scene.read(copy_id)
+    assert scene.close(copy_id, received=False).ended == (Code.OK, "")
+    assert not scene.made[0].closed
+    scene.loop.reads.pop().end()
+    assert call.ended == (Code.OK, "")
+    assert (scene.made[0].closed, len(scene.copies), scene.ended) == (True, 0, [(READER, False)])
+
+
+@pytest.mark.parametrize("received", [True, False])
+def test_a_copy_that_has_ended_under_a_read_is_ended_once(scene: Scene, received: bool) -> None:
+    """What its reader says of it first holds; no more of it is read."""
+    first = scene.opened()
+    scene.read(first.copy_id)
+    scene.close(first.copy_id, received=received)
+    scene.close(first.copy_id, received=not received)
+    assert scene.read(first.copy_id).ended == (Code.NOT_FOUND, "this copy is closed")
+    scene.opened()
+    scene.loop.reads.pop().end()
+    assert (scene.ended, len(scene.copies)) == ([(READER, received)], 1)
+
+
 def test_a_member_that_does_not_fetch_what_it_was_offered(scene: Scene) -> None:
     """Without this the core would wait for ever for the snapshot to arrive."""
     scene.copies.expect(READER)
@@ -270,20 +324,20 @@ def test_a_member_that_does_not_fetch_what_it_was_offered(scene: Scene) -> None:
 
 def test_the_log_behind_a_copy_is_kept_while_it_is_read_and_a_while_after(scene: Scene) -> None:
     """RF-44: else the entries since would be gone, and the member would need another copy."""
-    assert scene.copies.oldest_index is None
+    assert scene.oldest() is None
     first = scene.opened()
     scene.applied = 70
     second = scene.opened(OTHER)
-    assert scene.copies.oldest_index == 50
+    assert scene.oldest() == 50
     scene.close(first.copy_id, received=True)
-    assert scene.copies.oldest_index == 50
+    assert scene.oldest() == 50
     scene.tick(module.KEEP_LOG_S - 1.0)
-    assert scene.copies.oldest_index == 50
+    assert scene.oldest() == 50
     scene.piece(second.copy_id, 0, 10)
     scene.tick(1.0)
-    assert scene.copies.oldest_index == 70
+    assert scene.oldest() == 70
     scene.close(second.copy_id, received=False)
-    assert scene.copies.oldest_index is None
+    assert scene.oldest() is None
 
 
 def test_stopping_waits_for_the_reads_under_way(scene: Scene) -> None:

@@ -17,6 +17,7 @@ from raftkv.server.peers import protocol as p
 
 HEARTBEAT = Message(MessageType.HEARTBEAT, PEER, sender=ME, term=2)
 TICK_S = 0.1
+OWN_URLS = ("http://a:1", "http://a:2")
 
 
 class Stream:
@@ -83,7 +84,7 @@ class Scene:
         self.story: list[Any] = []
         self.accepted = True
         loop: Any = self.loop
-        self.link = Link(loop, MINE, PEER, urls or ("http://b:2380",), self)
+        self.link = Link(loop, MINE, PEER, urls or ("http://b:2380",), OWN_URLS, self)
 
     # --- the owner
 
@@ -134,7 +135,7 @@ def test_it_is_up_when_the_other_side_has_said_that_it_takes_messages() -> None:
     scene = Scene()
     assert not scene.link.send(HEARTBEAT)
     scene.tick()
-    assert (scene.channel.address, dict(scene.stream.metadata)) == (("b", 2380), dict(MINE.metadata(PEER)))
+    assert (scene.channel.address, dict(scene.stream.metadata)) == (("b", 2380), dict(MINE.metadata(PEER, OWN_URLS)))
     assert not scene.link.send(HEARTBEAT)
     assert (scene.link.up, scene.link.lost, scene.stream.sent) == (False, 2, [])
     scene.stream.client.on_message(welcome())
@@ -275,6 +276,33 @@ def test_a_single_url_is_tried_again_at_the_channels_pace(caplog: pytest.LogCapt
     assert scene.link.up
 
 
+@pytest.mark.parametrize("url", ["https://b:2380", "unix://b:2380", "unixs://b:2380"])
+def test_a_url_that_members_do_not_speak_yet_is_reported_and_not_dialled(
+    caplog: pytest.LogCaptureFixture, url: str
+) -> None:
+    """Plain HTTP to a TLS port, or to a host that is named like a file, would be noise there and a riddle here."""
+    scene = Scene(url)
+    scene.tick(2 * module.REPORT_EVERY_S - 1.0)
+    assert FakeChannel.made == []
+    assert [record.getMessage() for record in caplog.records] == ["a member cannot be reached"] * 2
+    assert [record.__dict__["kv"]["urls"] for record in caplog.records] == [[url]] * 2
+    assert (scene.link.up, scene.link.send(HEARTBEAT), scene.story) == (False, False, [])
+    scene.link.set_urls(["http://b:2380"])
+    scene.connect()
+    assert scene.link.up
+
+
+def test_of_several_urls_the_one_that_members_speak_is_used() -> None:
+    scene = Scene("https://b:1", "http://b:2", "unix://b:3")
+    scene.tick()
+    scene.connect()
+    assert (scene.link.url, scene.channel.address, scene.link.up) == ("http://b:2", ("b", 2), True)
+    scene.channel.state = ChannelState.BACKING_OFF
+    scene.stream.end(Code.UNAVAILABLE, "there is no connection available")
+    scene.tick(4 * TICK_S)
+    assert [each.address for each in FakeChannel.made] == [("b", 2), ("b", 2)]
+
+
 def test_a_member_that_has_moved_is_looked_for_where_it_is_now() -> None:
     """CL-40. Nothing changes when the addresses are those it had."""
     scene = Scene("http://b:1", "http://b:2")
@@ -322,6 +350,7 @@ def test_round_trips_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     scene.tick(module.PROBE_INTERVAL_S)
     probed(scene, 0.024)
     assert (link.rtt_s, link.version) == (pytest.approx(0.024), "v")
+    assert link.least_rtt_s == pytest.approx(0.016), "how far, rather than how busy"
     assert link.mean_rtt_s == pytest.approx(0.017), "an eighth of the way to the newest"
 
 
@@ -349,6 +378,19 @@ def test_a_peer_that_has_fallen_silent_is_connected_to_anew() -> None:
     first.answer(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
     assert first.closed
     assert scene.story[-1] == ("down", PEER)
+    scene.connect()
+    assert scene.channel is not first
+    assert scene.link.up
+
+
+def test_a_connection_on_which_nobody_says_welcome_is_given_up() -> None:
+    """The network swallows packets from the first moment on, or the peer is suspended just then."""
+    scene = Scene()
+    scene.tick(2 * TICK_S)
+    first = scene.channel
+    first.answer(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
+    assert first.closed
+    assert (scene.story, scene.link.disconnects) == ([], 0), "it was never up"
     scene.connect()
     assert scene.channel is not first
     assert scene.link.up

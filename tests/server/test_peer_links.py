@@ -15,8 +15,9 @@ from raftkv.server.peers import links as module
 
 
 class FakeLink:
-    def __init__(self, _loop: Any, _identity: Any, peer_id: int, urls: Any, _owner: Any) -> None:
+    def __init__(self, _loop: Any, _identity: Any, peer_id: int, urls: Any, own_urls: Any, _owner: Any) -> None:
         self.peer_id = peer_id
+        self.own_urls = own_urls
         self.urls = [tuple(urls)]
         """All that it was given."""
         self.sent: list[Message] = []
@@ -44,7 +45,8 @@ class Scene:
     def __init__(self) -> None:
         self.loop = FakeLoop()
         this: Any = self
-        self.links = Links(this.loop, MINE, this)
+        self.own_urls = ("http://me:1",)
+        self.links = Links(this.loop, MINE, lambda: self.own_urls, this)
         self.unsent: list[Message] = []
         self.left: list[int] = []
         self.offered: list[int] = []
@@ -97,6 +99,13 @@ def test_every_other_member_has_a_link(scene: Scene) -> None:
     assert scene.links.get(ME) is None
 
 
+def test_a_link_says_where_this_member_listens_now(scene: Scene) -> None:
+    """CL-40: as the member list has it when the link is made."""
+    scene.own_urls = ("http://me:2",)
+    scene.update(1, 2, 3)
+    assert [scene.link(each).own_urls for each in (1, 2, 3)] == [("http://me:1",), ("http://me:1",), ("http://me:2",)]
+
+
 def test_a_member_that_has_moved_keeps_its_link_with_the_new_address(scene: Scene) -> None:
     """CL-40."""
     scene.links.update([Member(1, ("http://new:1",)), Member(2, ("http://m2:1",))])
@@ -125,6 +134,59 @@ def test_a_member_that_is_back_in_the_list_is_not_left(scene: Scene) -> None:
     scene.update(1, 2)
     scene.tick(2 * module.LINGER_S)
     assert (scene.peers, scene.left, scene.links.connected_since(1)) == ([1, 2], [], 7.0)
+
+
+# --- strangers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stranger_has_a_link_while_it_speaks(scene: Scene) -> None:
+    """Thesis §4.1: it may be the leader, added while this member was away. The member list says nothing against it, and
+    nothing of it is told when it has gone: it was never a member here."""
+    scene.links.meet(9, ("http://m9:1",))
+    link = scene.link(9)
+    assert (link.urls, link.own_urls) == ([("http://m9:1",)], ("http://me:1",))
+    scene.update(1, 2, 3)
+    scene.tick(2 * module.LINGER_S)
+    scene.links.send([message(9)])
+    assert (link.sent, len(link.ticks), link.closed, scene.links.connected_since(9)) == ([message(9)], 1, False, 7.0)
+    scene.links.part(9)
+    assert (link.closed, scene.peers) == (True, [1, 2, 3])
+    scene.tick(2 * module.LINGER_S)
+    assert scene.left == []
+
+
+def test_a_stranger_that_becomes_a_member_keeps_its_link(scene: Scene) -> None:
+    scene.links.meet(9, ("http://m9:1",))
+    link = scene.link(9)
+    scene.update(1, 2, 9)
+    scene.links.part(9)
+    scene.tick(2 * module.LINGER_S)
+    assert scene.link(9) is link
+    assert (link.closed, scene.left) == (False, [])
+    scene.update(1, 2)
+    scene.tick(module.LINGER_S)
+    assert (link.closed, scene.left) == (True, [9]), "and leaves as a member does"
+
+
+def test_a_stranger_that_does_not_say_where_it_listens_has_no_link(scene: Scene) -> None:
+    scene.links.meet(9, ())
+    scene.links.part(9)
+    assert scene.peers == [1, 2]
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+def test_the_link_of_a_member_is_not_taken_for_a_strangers(scene: Scene, leaving: bool) -> None:
+    """Nor that of one which is being told that it was removed."""
+    scene.update(*([2] if leaving else [1, 2]))
+    first = scene.link(1)
+    scene.links.meet(1, ("http://elsewhere:1",))
+    scene.links.part(1)
+    assert (scene.link(1) is first, first.closed) == (True, False)
+    scene.tick(module.LINGER_S)
+    assert (first.closed, scene.left) == (leaving, [1] * leaving)
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
 
 
 def test_messages_go_to_whom_they_are_for_in_order(scene: Scene) -> None:
@@ -160,3 +222,27 @@ def test_ticks_and_the_end_reach_every_link(scene: Scene) -> None:
     scene.tick(0.1)
     scene.links.close()
     assert [(len(scene.link(each).ticks), scene.link(each).closed) for each in (1, 2)] == [(1, True), (1, True)]
+
+
+@pytest.mark.parametrize(
+    ("voters", "trips", "expected"),
+    [
+        ((ME,), {}, 0.0),
+        ((ME, 1), {1: 0.4}, 0.4),
+        ((ME, 1, 2), {1: 0.4, 2: 0.1}, 0.1),
+        ((ME, 1, 2, 3), {1: 0.4, 2: 0.1, 3: 0.2}, 0.2),
+        ((ME, 1, 2, 3, 4), {1: 0.4, 2: 0.1, 3: 0.2, 4: 0.3}, 0.2),
+        ((ME, 1, 2), {1: 0.4, 2: 0.3, 3: 0.1}, 0.3),
+        ((ME, 1, 2, 3, 9), {1: 0.4}, 0.0),
+    ],
+    ids=["alone", "both", "the nearer", "two of three", "two of four", "no learner", "not known"],
+)
+def test_how_far_the_nearest_quorum_is(
+    scene: Scene, voters: tuple[int, ...], trips: dict[int, float], expected: float
+) -> None:
+    """Of this member and enough of the nearest voters."""
+    scene.update(*trips)
+    scene.tick(10.0)
+    for peer, trip in trips.items():
+        scene.link(peer).least_rtt_s = trip
+    assert scene.links.quorum_rtt_s(voters) == expected

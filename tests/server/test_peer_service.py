@@ -223,6 +223,41 @@ def test_of_strangers_only_what_leaders_and_candidates_send_is_taken(scene: Scen
     assert scene.host.messages[-1].sender == PEER, "a member may say anything"
 
 
+MEET = Identity(CLUSTER, STRANGER, 0x333)
+
+
+def test_a_stranger_is_one_while_it_speaks(scene: Scene) -> None:
+    """Thesis §4.1: it says where it listens, so that it can be answered. Of several streams the last one counts, for a
+    new one may begin before the old one is known to be lost."""
+    _, first = scene.stream(metadata=MEET.metadata(ME, ("http://e:1", "http://e:2")))
+    assert scene.host.strangers == [(STRANGER, ["http://e:1", "http://e:2"])]
+    _, second = scene.stream(metadata=MEET.metadata(ME, ("http://e:1",)))
+    del scene.host.strangers[:]
+    first.on_closed()
+    assert scene.host.strangers == []
+    second.on_closed()
+    second.on_closed()
+    assert scene.host.strangers == [(STRANGER, None)]
+
+
+def test_a_stranger_that_does_not_say_where_it_listens_is_heard_all_the_same(scene: Scene) -> None:
+    """An early version says nothing."""
+    without_urls = {key: value for key, value in MEET.metadata(ME) if key != p.KEY_URLS}
+    call, receiver = scene.stream(metadata=without_urls)
+    receiver.on_message(seal(message(sender=STRANGER)))
+    assert (call.ended, len(scene.host.messages), scene.host.strangers) == (None, 1, [(STRANGER, [])])
+
+
+def test_who_is_known_or_refused_is_no_stranger(scene: Scene) -> None:
+    scene.stream(metadata=PEERS.metadata(ME, ("http://b:1",)))
+    refusals: list[dict[str, Any]] = [{"raftkv-cluster": "c2"}, {"raftkv-from": f"{GONE:x}"}]
+    for changes in refusals:
+        _, refused = scene.stream(metadata={**dict(MEET.metadata(ME, ("http://e:1",))), **changes})
+        refused.on_closed()
+    scene.call(p.PROBE, b"", MEET.metadata(ME, ("http://e:1",)))
+    assert scene.host.strangers == []
+
+
 SEALED = seal(message(MessageType.APP, index=3, log_term=2, entries=[Entry(4, 4, data=b"some data"), Entry(4, 5)]))
 
 
@@ -329,12 +364,16 @@ def test_what_is_sealed_is_unsealed(sent: Message) -> None:
     assert unseal(seal(sent)) == sent
 
 
-def test_a_member_says_who_it_is_in_hex() -> None:
-    assert dict(Identity(2**64 - 1, 10, 0).metadata(11)) == {
+def test_a_member_says_who_it_is_in_hex_and_where_it_listens() -> None:
+    said: dict[str, Any] = {
         "raftkv-cluster": "f" * 16,
         "raftkv-from": "a",
         "raftkv-to": "b",
         "raftkv-data": "0",
+        "raftkv-urls": "http://a:1,http://b:2",
         "raftkv-protocol": "1",
     }
+    me = Identity(2**64 - 1, 10, 0)
+    assert dict(me.metadata(11, ("http://a:1", "http://b:2"))) == said
+    assert dict(me.metadata(11)) == {**said, "raftkv-urls": ""}
     assert PEER_DATA != MY_DATA

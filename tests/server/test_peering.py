@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from raftkv.api.errors import status_of
-from raftkv.apply import CORRUPT, Kind, decode_batch
+from raftkv.apply import CORRUPT, Kind, decode_batch, encode_batch
 from raftkv.config import load
 from raftkv.membership import Member
 from raftkv.pb import peer_pb2, rpc_pb2
-from raftkv.raft import BadMessage, ConfState, Message, MessageType, Snapshot
+from raftkv.raft import BadMessage, ConfState, Entry, Message, MessageType, Snapshot
 from raftkv.rpc.codes import Code
 from raftkv.server import Node, boot
-from raftkv.server.errors import DataForgotten, Removed
+from raftkv.server import peering as module
+from raftkv.server.errors import DataForgotten, Removed, TimedOutByLeaderFailure
 from raftkv.server.peers import Refused, RefusedAsRemoved, RefusedByCluster, RefusedWithOtherData
 
 TERM = 7
@@ -135,6 +137,84 @@ def test_a_member_that_has_ended_hears_nothing_any_more(play: Play) -> None:
     play(story)
 
 
+def test_a_copy_of_a_deposed_leader_is_used_under_the_next(play: Play) -> None:
+    """RF-45: what was committed under the last is committed under this one. The answer goes to who leads now."""
+
+    async def story(scene: Scene) -> None:
+        message = scene.offer()
+        scene.hear(message)
+        scene.hear(Message(MessageType.HEARTBEAT, scene.node.member_id, sender=scene.other, term=TERM + 1))
+        assert scene.peering.on_snapshot_ready(message)
+        status = scene.node.raft_status()
+        assert scene.node._rawnode.pending_snapshot is message.snapshot
+        assert (status.term, status.lead) == (TERM + 1, scene.other)
+        assert (message.sender, message.term) == (scene.other, TERM + 1)
+
+    play(story)
+
+
+def test_without_a_leader_the_copy_of_the_last_is_not_taken(play: Play) -> None:
+    """Nobody would hear of it; the next leader offers its own."""
+
+    async def story(scene: Scene) -> None:
+        message = scene.offer()
+        scene.hear(message)
+        vote = Message(
+            MessageType.VOTE, scene.node.member_id, sender=scene.other, term=TERM + 1, index=9, log_term=TERM
+        )
+        scene.node._rawnode._raft.lead = 0
+        scene.hear(vote)
+        assert (scene.node.raft_status().term, scene.node.raft_status().lead) == (TERM + 1, 0)
+        assert not scene.peering.on_snapshot_ready(message)
+        assert scene.node._rawnode.pending_snapshot is None
+
+    play(story)
+
+
+def test_a_copy_that_the_log_has_overtaken_is_not_taken(play: Play) -> None:
+    async def story(scene: Scene) -> None:
+        message = scene.offer(index=1)
+        assert not scene.peering.on_snapshot_ready(message)
+
+    play(story)
+
+
+# --- strangers --------------------------------------------------------------------------------------------------------
+
+STRANGER = 999
+
+
+def test_a_stranger_is_answered_while_it_speaks(play: Play) -> None:
+    """Thesis §4.1: a leader that was added while this member was away. What it offers is fetched from where it
+    listens."""
+
+    async def story(scene: Scene) -> None:
+        scene.peering.on_stranger(STRANGER, ["http://127.0.0.1:9"])
+        message = scene.offer(sender=STRANGER)
+        scene.hear(message)
+        assert scene.offers == [(message, "http://127.0.0.1:9")]
+        assert scene.node.raft_status().lead == STRANGER
+        link = scene.peering.links.get(STRANGER)
+        assert link is not None
+        assert dict(link._metadata)["raftkv-urls"] == "http://127.0.0.1:1", "so that it can answer in its turn"
+        scene.peering.update_links()
+        scene.peering.on_stranger_gone(STRANGER)
+        assert scene.peering.links.get(STRANGER) is None
+
+    play(story)
+
+
+def test_an_offer_of_a_stranger_that_cannot_be_reached_is_refused(play: Play) -> None:
+    """It has not said where it listens."""
+
+    async def story(scene: Scene) -> None:
+        with pytest.raises(BadMessage, match="3e7"):
+            scene.hear(scene.offer(sender=STRANGER))
+        assert scene.offers == []
+
+    play(story)
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -213,6 +293,27 @@ def test_who_says_of_itself_that_it_differs_is_believed(play: Play) -> None:
     play(story)
 
 
+def test_the_alarm_is_raised_though_the_first_try_went_with_the_leader(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AL-11: the leader may be the one that is wrong, and end with the request in its log."""
+    monkeypatch.setattr(module, "RAISE_AGAIN_S", 0.0)
+
+    async def story(scene: Scene) -> None:
+        scene.peering.on_diverged(scene.peer, diverged(scene.peer))
+        first = scene.proposed()
+        assert len(first) == 1
+        scene.node._proposals.fail_in_flight(TimedOutByLeaderFailure())
+        await asyncio.sleep(0.001)
+        assert scene.proposed() == first
+        scene.node.applier.apply([Entry(2, 2, data=encode_batch(1, 1, first))])
+        scene.node._proposals.fail_in_flight(TimedOutByLeaderFailure())
+        await asyncio.sleep(0.001)
+        assert scene.proposed() == [], "another has raised it meanwhile"
+
+    play(story)
+
+
 def test_what_one_says_of_another_is_for_that_one_to_look_at(play: Play) -> None:
     """It is told, too; the accuser may be the one that is wrong."""
 
@@ -224,6 +325,48 @@ def test_what_one_says_of_another_is_for_that_one_to_look_at(play: Play) -> None
         assert (scene.proposed(), asked) == ([], [])
         scene.peering.on_diverged(scene.other, diverged(scene.node.member_id))
         assert (scene.proposed(), asked) == ([], [(scene.other, 3)])
+
+    play(story)
+
+
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_connection_shortens_the_wait_for_a_leader(play: Play) -> None:
+    """RF-09: to two ticks before the election timeout, once; a leader that is there will be heard by then."""
+
+    async def story(scene: Scene) -> None:
+        raft = scene.node._rawnode._raft
+        for _ in range(3):
+            scene.peering.on_link_up(scene.peer)
+        assert raft.election_elapsed == scene.node.config.election_ticks - 2
+        assert raft.role.value == "follower"
+
+    play(story)
+
+
+def test_who_hears_a_leader_already_waits_no_shorter(play: Play) -> None:
+    async def story(scene: Scene) -> None:
+        scene.node.leader_id = scene.other
+        scene.peering.on_link_up(scene.peer)
+        assert scene.node._rawnode._raft.election_elapsed == 0
+
+    play(story)
+
+
+def test_a_process_that_did_not_run_for_a_while_notices_it(play: Play) -> None:
+    """L-26: more than three heartbeats without a tick."""
+
+    async def story(scene: Scene) -> None:
+        heartbeat_s = scene.node.config.heartbeat_interval_ms / 1000
+        last_s = scene.node._last_tick_s
+        loop = SimpleNamespace(time=lambda: last_s + 2.9 * heartbeat_s)
+        real, scene.node.loop = scene.node.loop, loop  # type: ignore[assignment]
+        before = scene.node.ticks_are_late
+        loop.time = lambda: last_s + 3.1 * heartbeat_s
+        after = scene.node.ticks_are_late
+        scene.node.loop = real
+        assert (before, after) == (False, True)
 
     play(story)
 

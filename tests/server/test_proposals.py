@@ -241,3 +241,18 @@ def test_whether_a_batch_is_still_waited_for(queue: Queue) -> None:
     queue.now += 10.0
     queue.proposals.expire(queue.now, Why)
     assert [waiting(number) for number in numbers] == [False, False, False]
+
+
+def test_what_is_in_the_log_can_be_given_up_and_what_is_queued_stays(queue: Queue) -> None:
+    """RF-45: a store came from another member, and the results of what it holds do not come with it."""
+    error = RequestTimedOut()
+    queue.add("in the log")
+    number, _ = queue.take()
+    queue.add("queued")
+    queue.proposals.fail_in_flight(error)
+    assert queue.results == [("in the log", error)]
+    queue.proposals.complete(MEMBER, number, ["late"])
+    number, _ = queue.take()
+    queue.proposals.complete(MEMBER, number, ["done"])
+    assert queue.results[1:] == [("queued", "done")]
+    assert queue.proposals.failed == 1

@@ -116,6 +116,16 @@ def test_any_number_of_schedules_make_one_turn(scene: Scene) -> None:
     assert scene.loop.idle
 
 
+def test_a_lone_voter_keeps_no_news_of_commits(scene: Scene) -> None:
+    """It has nobody to keep them from: no timer for each batch."""
+    scene.loop.advance(1.0)
+    for text in (b"a", b"b"):
+        scene.propose(text)
+        scene.flushed()
+        assert scene.loop.idle
+    assert [requests for what, requests in scene.story if what == "apply"] == [[[b"a"]], [[b"b"]]]
+
+
 def test_after_the_stop_nothing_is_done_any_more(scene: Scene) -> None:
     scene.propose(b"a")
     scene.ready_loop.stop()

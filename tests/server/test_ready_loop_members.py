@@ -208,6 +208,19 @@ def test_followers_hear_of_a_commit_with_the_next_batch_or_soon(leader: Scene) -
     assert [message.commit for message in leader.said(MessageType.APP) if message.to == OTHER] == [2]
 
 
+def test_one_timer_at_a_time_holds_the_news_of_commits(leader: Scene) -> None:
+    for index, text in ((2, b"a"), (3, b"b")):
+        leader.propose(text)
+        leader.flushed()
+        leader.hear(acknowledgement(index))
+    leader.sent.clear()
+    assert not leader.loop.idle
+    tell_the_news(leader)
+    assert [message.commit for message in leader.said(MessageType.APP) if message.to == OTHER] == [3]
+    leader.loop.advance(1.0)
+    assert leader.loop.idle
+
+
 def test_followers_hear_of_a_commit_at_once_when_one_of_them_waits(leader: Scene) -> None:
     """Its client's request is in it."""
     leader.propose(b"a")

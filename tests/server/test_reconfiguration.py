@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ from raftkv.server.reconfiguration import Reconfiguration
 
 ME, ONE, TWO, LEARNER = 1, 2, 3, 4
 FIRST = 1000
+TIMEOUT_S = 20.0
 
 
 class Scene:
@@ -56,14 +57,17 @@ class Scene:
         self.results: list[tuple[Any, Any]] = []
         this: Any = self
         links: Any = SimpleNamespace(connected_since=self.since.get)
-        waiting: Any = SimpleNamespace(connected_for=lambda _seconds, _now: self.steady)
-        settings = {"strict": True, "max_learners": 2, **settings}
+        waiting: Any = SimpleNamespace(connected_for=lambda _seconds, _now: self.steady, proposal_error=gave_up_queued)
+        settings = {"timeout_s": TIMEOUT_S, "strict": True, "max_learners": 2, **settings}
         self.changes = Reconfiguration(
             ME, self.members, this, self.proposals, links, waiting, self._schedule, lambda: self.now, **settings
         )
 
     def _schedule(self) -> None:
         self.scheduled += 1
+
+    def go_on(self) -> None:
+        self.changes.go_on(self.now)
 
     # --- the core
 
@@ -101,7 +105,7 @@ class Scene:
         change = MemberChange.FromString(self.proposed[at].context)
         assert change.proposer == ME
         self.proposals.complete(ME, change.number, [result])
-        self.changes.go_on()
+        self.go_on()
 
     def follow(self, leader: int) -> None:
         self.is_leader, self.lead = leader == ME, leader
@@ -116,6 +120,12 @@ class Scene:
 def gave_up(started_s: float, *, proposed: bool) -> Exception:
     assert proposed
     return TimeoutError()
+
+
+def gave_up_queued(started_s: float, *, proposed: bool) -> Exception:
+    """Says since when it waited."""
+    assert not proposed
+    return TimeoutError(started_s)
 
 
 @pytest.fixture
@@ -235,7 +245,7 @@ def test_the_next_change_waits_until_the_last_is_applied(scene: Scene) -> None:
     """CL-51, RF-60: a second one in the log would become an empty entry."""
     for name in ("a", "b", "c"):
         scene.add(name)
-    scene.changes.go_on()
+    scene.go_on()
     assert len(scene.proposed) == 1
     scene.applied(0)
     assert (len(scene.proposed), scene.results) == (2, [("a", (0, b"members"))])
@@ -253,7 +263,7 @@ def test_a_change_that_was_given_up_does_not_hold_up_the_next(scene: Scene) -> N
     scene.now += 10.0
     scene.proposals.expire(scene.now, gave_up)
     assert scene.refusals() == [TimeoutError]
-    scene.changes.go_on()
+    scene.go_on()
     assert len(scene.proposed) == 2
     scene.applied(1)
     assert scene.results[1] == ("next", (0, b"members"))
@@ -263,10 +273,10 @@ def test_a_leader_waits_until_a_change_of_another_is_applied(scene: Scene) -> No
     """RF-60: that of a follower, or of the leader before."""
     scene.can_change_conf = False
     scene.add("a")
-    scene.changes.go_on()
+    scene.go_on()
     assert scene.proposed == []
     scene.can_change_conf = True
-    scene.changes.go_on()
+    scene.go_on()
     assert len(scene.proposed) == 1
 
 
@@ -282,11 +292,57 @@ def test_without_a_leader_changes_wait(scene: Scene) -> None:
     """G-51."""
     scene.follow(0)
     scene.add("a")
-    scene.changes.go_on()
+    scene.go_on()
     assert (scene.proposed, scene.results) == ([], [])
     scene.follow(TWO)
-    scene.changes.go_on()
+    scene.go_on()
     assert len(scene.proposed) == 1
+
+
+def test_a_change_that_has_waited_too_long_is_not_made_any_more(scene: Scene) -> None:
+    """G-51, G-52: whoever asked has given up, and may have decided otherwise since. Those who came later still wait."""
+    scene.follow(0)
+    scene.remove(ONE, "early")
+    scene.now += 2.0
+    scene.remove(TWO, "late")
+    scene.now += TIMEOUT_S - 2.1
+    scene.go_on()
+    assert scene.results == []
+    scene.now += 0.1
+    scene.go_on()
+    [(name, error)] = scene.results
+    assert (name, type(error), error.args) == ("early", TimeoutError, (100.0,))
+    scene.follow(ME)
+    scene.go_on()
+    assert scene.asked() == [(MemberChange.REMOVE, TWO)]
+    scene.applied()
+    assert [name for name, _ in scene.results] == ["early", "late"]
+
+
+def test_a_change_behind_one_that_hangs_is_given_up_too(scene: Scene) -> None:
+    """G-51: the one under way is in the log, and the proposals give it up."""
+    scene.add("hangs")
+    scene.add("next")
+    scene.now += TIMEOUT_S
+    scene.go_on()
+    assert [name for name, _ in scene.results] == ["next"]
+    scene.applied()
+    assert len(scene.proposed) == 1
+
+
+def test_it_says_whether_anything_waits(scene: Scene) -> None:
+    said = []
+    steps: list[Callable[[], object]] = [
+        lambda: scene.add("in the log, where nobody can do anything for it"),
+        lambda: scene.add("behind it"),
+        lambda: scene.applied(0),
+    ]
+    for step in steps:
+        step()
+        said.append(scene.changes.waits)
+    scene.can_change_conf = False
+    scene.changes.hold(proposal(CHANGE))
+    assert [*said, scene.changes.waits] == [False, True, False, True]
 
 
 def test_so_many_changes_may_wait(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,12 +394,12 @@ def test_a_followers_change_that_comes_too_early_is_kept_until_its_turn(scene: S
     early, later = proposal(CHANGE), proposal(CHANGE, sender=TWO)
     assert scene.changes.hold(early)
     assert scene.changes.hold(later)
-    scene.changes.go_on()
+    scene.go_on()
     assert scene.stepped == []
     scene.can_change_conf = True
-    scene.changes.go_on()
+    scene.go_on()
     assert scene.stepped == [early, later]
-    scene.changes.go_on()
+    scene.go_on()
     assert len(scene.stepped) == 2
     assert scene.scheduled == 2
 
@@ -359,7 +415,7 @@ def test_one_of_them_that_blocks_the_next_is_waited_for(scene: Scene) -> None:
 
     scene.step = step  # type: ignore[method-assign]
     scene.can_change_conf = True
-    scene.changes.go_on()
+    scene.go_on()
     assert [message.sender for message in scene.stepped] == [ONE]
 
 
@@ -392,7 +448,7 @@ def test_what_followers_gave_to_a_leader_is_not_the_next_ones(scene: Scene) -> N
     scene.follow(ONE)
     scene.follow(ME)
     scene.can_change_conf = True
-    scene.changes.go_on()
+    scene.go_on()
     assert scene.stepped == []
 
 
@@ -402,5 +458,5 @@ def test_so_many_of_them_are_kept(scene: Scene, monkeypatch: pytest.MonkeyPatch)
     scene.can_change_conf = False
     assert all(scene.changes.hold(proposal(CHANGE)) for _ in range(4))
     scene.can_change_conf = True
-    scene.changes.go_on()
+    scene.go_on()
     assert len(scene.stepped) == 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,9 @@ from raftkv.config import StartError
 from raftkv.membership import LearnerNotReady, MemberNotFound, MemberNotLearner, PeerURLExists
 from raftkv.mvcc.watch import EventBatch, Watcher
 from raftkv.pb import rpc_pb2
+from raftkv.raft import Message
 from raftkv.server import node as node_module
+from raftkv.server.defragment import DefragmentRefused
 from raftkv.server.errors import DataForgotten, Forwarded, Removed
 from raftkv.server.peers import links as links_module
 
@@ -113,6 +117,133 @@ def test_a_member_serves_while_its_store_is_replaced(tmp_path: Path) -> None:
     play(tmp_path, story, SHORT_LOG)
 
 
+@pytest.mark.parametrize("first", ["defragment", "install"])
+def test_a_store_is_defragmented_and_replaced_one_after_the_other(tmp_path: Path, first: str) -> None:
+    """MT-30, RF-45: neither ends the member, nor the pause of the other. What comes second is refused kindly if it is
+    the defragmentation, and waits if it is the other store."""
+
+    async def story(trio: Trio) -> None:
+        lagging, _ = await trio.followers()
+        node, loop = lagging.node, asyncio.get_running_loop()
+        lagging.cut_off()
+        await _leave_behind(trio, lagging)
+        pin = node.backend.pin()
+        if first == "install":
+            lagging.reconnect()
+            await until(lambda: node._ready_loop._paused)
+            with pytest.raises(DefragmentRefused, match="another member's"):
+                await node.defragment()
+            pin.close()
+        else:
+            defragmenting = asyncio.ensure_future(node.defragment())
+            await until(lambda: node._ready_loop._paused)
+            lagging.reconnect()
+            await until(lambda: node.peering.installer._received is not None)
+            loop.call_later(0.1, pin.close)
+            await defragmenting
+        await until(lambda: node.stopped.done() or node.peering.installer.installed)
+        assert not node.stopped.done()
+        await lagging.put(b"k")
+        await trio.same()
+        await node.defragment()
+        assert await lagging.get(b"k") == b"v"
+
+    play(tmp_path, story, SHORT_LOG)
+
+
+async def _let_lead(trio: Trio, newcomer: Seat) -> None:
+    """... and write, while one of the others is away."""
+    leader = await trio.leader()
+    move = leader.node.leadership.move
+    await leader.change(lambda done: move(newcomer.id, leader.node.now(), done, None))
+    await until(lambda: newcomer.node.leads)
+    for number in range(30):
+        await newcomer.put(b"k%d" % number)
+
+
+async def _catch_up(trio: Trio, lagging: Seat, newcomer: Seat) -> None:
+    joining = await lagging.begin()
+    assert lagging.node.members.get(newcomer.id) is None
+    await joining
+    await trio.same()
+    assert lagging.look(b"k29") == b"v"
+    assert trio.known(lagging) == trio.known(newcomer)
+    assert lagging.node.peering.links.connected_since(newcomer.id) is not None
+
+
+def test_a_member_that_missed_the_addition_of_its_leader_is_given_a_copy(tmp_path: Path) -> None:
+    """Thesis §4.1: it hears of a leader that is no member it knows, and must be able to answer it. The leader's log
+    begins with its own addition, so the store must come from it, too."""
+
+    async def story(trio: Trio) -> None:
+        lagging, _ = await trio.followers()
+        await trio.same()
+        await lagging.end(cut=True)
+        newcomer = await trio.add()
+        await trio.restart(newcomer)
+        await _let_lead(trio, newcomer)
+        await _catch_up(trio, lagging, newcomer)
+        assert lagging.node.peering.installer.installed == 1
+
+    play(tmp_path, story)
+
+
+def test_a_member_that_has_not_heard_that_its_leader_is_one_goes_on_from_its_log(tmp_path: Path) -> None:
+    """Thesis §4.1: it has the entry, and does not know that it is committed; where the logs meet the leader can find
+    out only from its answers."""
+
+    async def story(trio: Trio) -> None:
+        lagging, _ = await trio.followers()
+        known = await trio.same()
+        peering: Any = lagging.node.peering
+        hear = peering.on_peer_message
+
+        def hear_no_news(message: Message) -> None:
+            message.commit = min(message.commit, known)
+            hear(message)
+
+        peering.on_peer_message = hear_no_news
+        newcomer = await trio.add()
+        await trio.restart(newcomer)
+        await newcomer.put(b"k")
+        await until(lambda: lagging.node._rawnode.last_index >= newcomer.node.applier.index)
+        await lagging.end(cut=True)
+        await _let_lead(trio, newcomer)
+        await _catch_up(trio, lagging, newcomer)
+        assert lagging.node.peering.installer.installed == 0
+
+    play(tmp_path, story)
+
+
+def _give_no_more_pieces(seat: Seat) -> None:
+    """Whoever reads a copy of its store waits for ever."""
+    copies: Any = seat.node.peering.copies
+    on_read, silence = copies._on_read, SimpleNamespace(reply=lambda _: None, fail=lambda *_: None)
+    copies._on_read = lambda _call, *read: on_read(silence, *read)
+
+
+def test_a_fetch_from_a_leader_that_has_gone_silent_is_taken_over_by_the_next(tmp_path: Path) -> None:
+    """RF-45: it neither waits for the silent one nor has to be offered another copy in the end."""
+
+    async def story(trio: Trio) -> None:
+        lagging, (leader, other) = (await trio.followers())[0], (await trio.leader(), (await trio.followers())[1])
+        lagging.cut_off()
+        await _leave_behind(trio, lagging)
+        _give_no_more_pieces(leader)
+        lagging.reconnect()
+        installer = lagging.node.peering.installer
+        await until(lambda: len(leader.node.peering.copies))
+        move = leader.node.leadership.move
+        await leader.change(lambda done: move(other.id, leader.node.now(), done, None))
+        await until(lambda: installer.installed)
+        assert (installer.installed, installer.failed) == (1, 0)
+        assert (other.node.peering.copies.sent, leader.node.peering.copies.sent) == (1, 0)
+        await lagging.put(b"k")
+        await trio.same()
+
+    play(tmp_path, story, SHORT_LOG)
+
+
 # --- joining ----------------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +265,18 @@ def test_a_new_voter_starts_empty_and_is_given_everything(tmp_path: Path) -> Non
         await trio.restart(newcomer)
         assert len(newcomer.node.applier.conf_state.voters) == 4
         assert newcomer.node.peering.installer.installed == 0, "it has a log of its own by now"
+
+    play(tmp_path, story)
+
+
+def test_a_member_that_joins_serves_as_soon_as_it_has_its_copy(tmp_path: Path) -> None:
+    """G-03: the entry in which it publishes itself may come with the copy, and its result then never comes."""
+
+    async def story(trio: Trio) -> None:
+        newcomer = await trio.add()
+        began = asyncio.get_running_loop().time()
+        await trio.restart(newcomer)
+        assert asyncio.get_running_loop().time() - began < newcomer.node.config.request_timeout_s
 
     play(tmp_path, story)
 
@@ -207,6 +350,38 @@ def test_changes_that_are_asked_of_several_members_at_once_are_made_one_by_one(t
             await add(trio.seats[0], [*urls[:1], "http://127.0.0.1:7"])
 
     play(tmp_path, story, "--max-learners=9")
+
+
+@pytest.mark.parametrize("through", ["the leader", "a follower"])
+def test_the_next_change_is_made_as_soon_as_the_last_is_applied(tmp_path: Path, through: str) -> None:
+    """CL-51: ticks may be seconds apart, and a change takes milliseconds."""
+
+    async def story(trio: Trio) -> None:
+        leader, (follower, _) = await trio.leader(), await trio.followers()
+        for seat in trio.seats:
+            _ignore_ticks(seat)
+        asked = leader if through == "the leader" else follower
+        adds = []
+        for port in range(1, 5):
+            urls = [f"http://127.0.0.1:{port}"]
+            adds.append(asked.change(partial(_add_learner, asked, urls)))
+        await asyncio.gather(*adds)
+        await trio.same()
+        assert sum(each.is_learner for each in trio.known(leader)) == 4
+
+    play(tmp_path, story, "--max-learners=9")
+
+
+def _add_learner(seat: Seat, urls: list[str], done: Any) -> None:
+    seat.node.reconfiguration.add(urls, True, done, None)
+
+
+def _ignore_ticks(seat: Seat) -> None:
+    """No tick of this member helps a membership change on."""
+    node = seat.node
+    changes: Any = node.reconfiguration
+    go_on = changes.go_on
+    changes.go_on = lambda now: None if now == node._last_tick_s else go_on(now)
 
 
 # --- going ------------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ KEEP_LOG_S: Final = 30.0
 
 
 class _OpenCopy:
-    __slots__ = ("copy", "reader", "reading", "used_s")
+    __slots__ = ("copy", "ended", "reader", "reading", "received", "used_s")
 
     def __init__(self, copy: HotCopy, reader: int, now: float) -> None:
         self.copy = copy
@@ -43,6 +43,10 @@ class _OpenCopy:
         self.used_s = now
         self.reading = 0
         """Reads under way in threads: the copy may not be closed."""
+        self.ended = False
+        """Its reader asks for no more of it: it goes when the last read has returned."""
+        self.received: bool | None = None
+        """How it ended; None: its reader has begun anew, and nobody is told."""
 
 
 class Copies:
@@ -85,8 +89,8 @@ class Copies:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def open(self, call: Call, reader: int, request: peer_pb2.OpenCopyRequest) -> None:
-        for copy_id in [key for key, each in self._open.items() if each.reader == reader and not each.reading]:
-            self._end(copy_id, received=None)  # it began anew
+        for copy_id in [key for key, each in self._open.items() if each.reader == reader]:
+            self._end_when_read(copy_id, received=None)
         if len(self._open) >= MAX_COPIES:
             call.fail(Code.RESOURCE_EXHAUSTED, "too many copies of the store are being read; try again")
             return
@@ -116,17 +120,20 @@ class Copies:
 
     def read(self, call: Call, request: peer_pb2.ReadCopyRequest) -> None:
         opened = self._open.get(request.copy_id)
-        if opened is None:
+        if opened is None or opened.ended:
             call.fail(Code.NOT_FOUND, "this copy is closed")
             return
         opened.used_s = self._loop.time()
         opened.reading += 1
         size = min(request.size_bytes, MAX_PIECE_BYTES)
         reading = self._loop.run_in_executor(None, _read_piece, opened.copy, request.offset, size)
-        reading.add_done_callback(lambda done: self._on_read(call, opened, done))
+        reading.add_done_callback(lambda done: self._on_read(call, request.copy_id, done))
 
-    def _on_read(self, call: Call, opened: _OpenCopy, reading: asyncio.Future[tuple[bytes, int]]) -> None:
+    def _on_read(self, call: Call, copy_id: int, reading: asyncio.Future[tuple[bytes, int]]) -> None:
+        opened = self._open[copy_id]
         opened.reading -= 1
+        if opened.ended and not opened.reading:
+            self._end(copy_id, received=opened.received)
         failure = reading.exception()
         if failure is not None:
             call.fail(Code.INTERNAL, f"the store cannot be read: {failure}")
@@ -137,8 +144,16 @@ class Copies:
     def close(self, call: Call, request: peer_pb2.CloseCopyRequest) -> None:
         """Answered also when it is closed already: the answer to the first request may have been lost."""
         if request.copy_id in self._open:
-            self._end(request.copy_id, received=request.received)
+            self._end_when_read(request.copy_id, received=request.received)
         call.reply(peer_pb2.CloseCopyResponse().SerializeToString())
+
+    def _end_when_read(self, copy_id: int, received: bool | None) -> None:
+        """A reader that gives up has requests on the way, and their threads have the file."""
+        opened = self._open[copy_id]
+        if not opened.ended:
+            opened.ended, opened.received = True, received
+            if not opened.reading:
+                self._end(copy_id, received=received)
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 

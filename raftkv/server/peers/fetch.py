@@ -27,6 +27,7 @@ PIECE_BYTES: Final = 256 << 10
 """Small enough that neither side's event loop is held up for long."""
 PIECES_UNDER_WAY: Final = 8
 CALL_TIMEOUT_S: Final = 10.0
+CLOSE_TIMEOUT_S: Final = 1.0
 GIVE_UP_S: Final = 30.0
 """No piece has arrived for so long."""
 RETRY_S: Final = 0.2
@@ -146,9 +147,9 @@ class _Fetch:
                     raise
             await asyncio.sleep(RETRY_S)
 
-    async def _call(self, path: bytes, request: bytes) -> bytes:
+    async def _call(self, path: bytes, request: bytes, timeout_s: float = CALL_TIMEOUT_S) -> bytes:
         try:
-            return await self._channel.unary_future(path, request, CALL_TIMEOUT_S, self._metadata)
+            return await self._channel.unary_future(path, request, timeout_s, self._metadata)
         except RpcError as failure:
             raise error_of(failure.code, failure.text) from None
 
@@ -157,7 +158,7 @@ class _Fetch:
             received = self._written_bytes == self._size_bytes
             request = peer_pb2.CloseCopyRequest(copy_id=self._copy_id, received=received).SerializeToString()
             try:
-                await self._call(CLOSE_COPY, request)
+                await self._call(CLOSE_COPY, request, CLOSE_TIMEOUT_S)
             except PeerCallError:
                 return  # the giver will notice that nobody reads any more
 

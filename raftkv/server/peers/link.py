@@ -75,6 +75,7 @@ class Link:
         identity: Identity,
         peer_id: int,
         urls: Sequence[str],
+        own_urls: Sequence[str],
         owner: LinkOwner,
     ) -> None:
         self.peer_id: Final = peer_id
@@ -92,7 +93,7 @@ class Link:
         """Messages dropped."""
         self.disconnects = 0
         self._loop = loop
-        self._metadata: Final = identity.metadata(peer_id)
+        self._metadata: Final = identity.metadata(peer_id, own_urls)
         self._owner = owner
         self._turn = 0
         """Which of the URLs is tried."""
@@ -153,7 +154,7 @@ class Link:
         if self._stream is None:
             if now >= self._next_try_s:
                 self._open(now)
-        elif self.up and now >= self._next_probe_s and not self._probing:
+        elif now >= self._next_probe_s and not self._probing:
             self._next_probe_s = now + PROBE_INTERVAL_S
             self._probe()
 
@@ -168,12 +169,15 @@ class Link:
         self._drop_connection()
 
     def _open(self, now: float) -> None:
+        if urlsplit(self.url).scheme != "http":
+            self._turn += 1  # TLS and Unix sockets between members are not there yet
+            self._report_now_and_then(now)
+            return
         channel = self._channel
         if channel is None:
             channel = self._channel = self._new_channel()
         if channel.state is ChannelState.BACKING_OFF:
-            if now >= self._next_report_s:
-                self._report(now)
+            self._report_now_and_then(now)
             if len(self.urls) > 1:  # the others may work
                 self._turn += 1
                 self._drop_connection()
@@ -193,7 +197,9 @@ class Link:
             backoff_max_s=BACKOFF_MAX_S,
         )
 
-    def _report(self, now: float) -> None:
+    def _report_now_and_then(self, now: float) -> None:
+        if now < self._next_report_s:
+            return
         self._next_report_s = now + REPORT_EVERY_S
         since_s = round(now - self._began_s)
         fields = {"peer": f"{self.peer_id:x}", "urls": list(self.urls), "for_s": since_s}
@@ -251,7 +257,7 @@ class Link:
             self.rtt_s = perf_counter() - sent_s
             self._recent_rtt_s.append(self.rtt_s)
             self.mean_rtt_s += (self.rtt_s - self.mean_rtt_s) * (RTT_WEIGHT if self.mean_rtt_s else 1.0)
-        elif code is Code.DEADLINE_EXCEEDED and self.up:
+        elif code is Code.DEADLINE_EXCEEDED and self._stream is not None:
             fields = {"peer": f"{self.peer_id:x}", "after_s": PROBE_TIMEOUT_S}
             _log.warning("a member does not answer; connecting anew", extra={"kv": fields})
             self._drop_connection()

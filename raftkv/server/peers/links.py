@@ -14,7 +14,7 @@ from raftkv.server.peers.link import Link, LinkOwner
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from raftkv.membership import Member
     from raftkv.raft import Message
@@ -38,13 +38,23 @@ class LinksOwner(LinkOwner, Protocol):
 
 
 class Links:
-    def __init__(self, loop: asyncio.AbstractEventLoop, identity: Identity, owner: LinksOwner) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        identity: Identity,
+        own_urls: Callable[[], Sequence[str]],
+        owner: LinksOwner,
+    ) -> None:
+        """`own_urls`: where this member listens for others, as the member list has it now."""
         self._loop = loop
         self._identity = identity
+        self._own_urls = own_urls
         self._owner = owner
         self._links: dict[int, Link] = {}
         self._leaving: dict[int, float] = {}
         """Removed members -> when their links close (loop time)."""
+        self._strangers: set[int] = set()
+        """Have a link although they are no members that this one knows of: see `meet`."""
 
     def __iter__(self) -> Iterator[Link]:
         return iter(self._links.values())
@@ -58,13 +68,30 @@ class Links:
         for member_id, member in wanted.items():
             link = self._links.get(member_id)
             self._leaving.pop(member_id, None)
+            self._strangers.discard(member_id)
             if link is None:
-                self._links[member_id] = Link(self._loop, self._identity, member_id, member.peer_urls, self._owner)
+                self._links[member_id] = self._new_link(member_id, member.peer_urls)
             else:
                 link.set_urls(member.peer_urls)
         for member_id in self._links:
-            if member_id not in wanted:
+            if member_id not in wanted and member_id not in self._strangers:
                 self._leaving.setdefault(member_id, self._loop.time() + LINGER_S)
+
+    def _new_link(self, member_id: int, urls: Sequence[str]) -> Link:
+        return Link(self._loop, self._identity, member_id, urls, self._own_urls(), self._owner)
+
+    def meet(self, member_id: int, urls: Sequence[str]) -> None:
+        """Somebody of this cluster speaks to us whom we do not know yet. It may be the leader, which was added while we
+        were away; only when it hears our answers it can tell us so (thesis §4.1). Until `part`, it has a link."""
+        if member_id not in self._links and urls:
+            self._strangers.add(member_id)
+            self._links[member_id] = self._new_link(member_id, urls)
+
+    def part(self, member_id: int) -> None:
+        """It speaks no more. If it has become a member meanwhile, its link stays."""
+        if member_id in self._strangers:
+            self._strangers.discard(member_id)
+            self._links.pop(member_id).close()
 
     def send(self, messages: Sequence[Message]) -> None:
         links = self._links

@@ -8,6 +8,7 @@ Every call carries the caller's identity as metadata, which the client's header 
     raftkv-from      member id of the caller, hex    a removed member is refused for good (CL-06)
     raftkv-to        member id meant, hex            an address that now belongs to somebody else is noticed
     raftkv-data      the data directory's id, hex    one that lost its data is refused (RF-72)
+    raftkv-urls      peer URLs of the caller         whoever does not know it yet can answer it all the same
     raftkv-protocol  version of all this             another one is refused (H-72)
 
 A Raft message on a stream is its bytes behind their CRC-32C: TCP's own checksum is weak, and what is wrongly appended
@@ -25,6 +26,8 @@ from raftkv.rpc.codes import Code
 from raftkv.wire import WireError, decode_message, message_parts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from raftkv.raft import Message
     from raftkv.rpc.client_call import Metadata
 
@@ -45,6 +48,7 @@ KEY_CLUSTER: Final = "raftkv-cluster"
 KEY_FROM: Final = "raftkv-from"
 KEY_TO: Final = "raftkv-to"
 KEY_DATA: Final = "raftkv-data"
+KEY_URLS: Final = "raftkv-urls"
 KEY_PROTOCOL: Final = "raftkv-protocol"
 
 TEXT_OTHER_CLUSTER: Final = "cluster ID mismatch"
@@ -68,12 +72,14 @@ class Identity(NamedTuple):
     data_id: int
     """Random, made with the data directory; 0 for one that an early version made."""
 
-    def metadata(self, to: int) -> Metadata:
+    def metadata(self, to: int, urls: Sequence[str] = ()) -> Metadata:
+        """`urls`: where the caller listens for other members, if it does."""
         return (
             (KEY_CLUSTER, f"{self.cluster_id:x}"),
             (KEY_FROM, f"{self.member_id:x}"),
             (KEY_TO, f"{to:x}"),
             (KEY_DATA, f"{self.data_id:x}"),
+            (KEY_URLS, ",".join(urls)),
             (KEY_PROTOCOL, PROTOCOL_VERSION),
         )
 

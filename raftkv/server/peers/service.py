@@ -7,7 +7,7 @@ affair. Whatever is malformed ends the stream it came on and changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from raftkv.pb import peer_pb2
@@ -46,6 +46,12 @@ class Host(Protocol):
 
     identity: protocol.Identity
     members: Members
+
+    def on_stranger(self, member_id: int, urls: Sequence[str]) -> None:
+        """A member of this cluster that is not known here has begun to speak."""
+
+    def on_stranger_gone(self, member_id: int) -> None:
+        """... and has ended."""
 
     def on_peer_message(self, message: Message) -> None:
         """Raises BadMessage when it is none that a member would send."""
@@ -142,11 +148,17 @@ class PeerService:
             stream.refuse(refusal)
             return stream
         self._streams[stream] = None
+        if self._host.members.get(stream.sender) is None:
+            urls = call.metadata(protocol.KEY_URLS) or ""
+            self._host.on_stranger(stream.sender, [each for each in urls.split(",") if each])
         call.send(protocol.WELCOME.pack(self._host.identity.data_id))
         return stream
 
     def closed(self, stream: MessageReceiver) -> None:
-        self._streams.pop(stream, None)
+        if self._streams.pop(stream, self) is self:
+            return
+        if all(each.sender != stream.sender for each in self._streams):
+            self._host.on_stranger_gone(stream.sender)
 
     def deliver(self, sender: int, data: bytes) -> None:
         """Raises WireError and BadMessage."""
