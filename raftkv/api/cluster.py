@@ -55,7 +55,7 @@ class Cluster:
 
     def member_add(self, call: Call, message: bytes) -> None:
         request = self._context.parse(call, rpc_pb2.MemberAddRequest.FromString, message)
-        if request is None or not self._context.unless_no_leader(call):
+        if request is None:
             return
         if not are_peer_urls(request.peerURLs):
             refuse(call, BAD_URLS)
@@ -64,7 +64,7 @@ class Cluster:
 
     def member_remove(self, call: Call, message: bytes) -> None:
         request = self._context.parse(call, rpc_pb2.MemberRemoveRequest.FromString, message)
-        if request is not None and self._context.unless_no_leader(call):
+        if request is not None:
             self._node.reconfiguration.remove(request.ID, self._finish, call)
 
     def member_update(self, call: Call, message: bytes) -> None:
@@ -77,9 +77,7 @@ class Cluster:
         self._context.propose(call, Kind.MEMBER_UPDATE, message, self._finish)
 
     def member_promote(self, call: Call, message: bytes) -> None:
-        if self._context.parse(call, rpc_pb2.MemberPromoteRequest.FromString, message) is None:
-            return
-        if self._context.unless_no_leader(call):
+        if self._context.parse(call, rpc_pb2.MemberPromoteRequest.FromString, message) is not None:
             self._node.leader_calls.call(peer_pb2.ForwardRequest.PROMOTE, message, self._finish_promotion, call)
 
     def _finish(self, call: Call, result: Any) -> None:

@@ -47,8 +47,6 @@ class ApiContext:
         if len(message) > self._max_message_bytes:
             refuse(call, errors.REQUEST_TOO_LARGE)
             return
-        if not self.node.leader_id and not self.unless_no_leader(call):
-            return
         self._propose(kind, message, finish or self.finish, call)
 
     def finish(self, call: Call, result: Any) -> None:

@@ -20,6 +20,7 @@ from raftkv.api.cluster import Cluster
 from raftkv.api.context import ApiContext
 from raftkv.api.health import Health
 from raftkv.api.kv import KV
+from raftkv.api.leader_gate import with_leader_asked_for
 from raftkv.api.learner_gate import LearnerGate
 from raftkv.api.lease import LeaseService
 from raftkv.api.maintenance import Maintenance
@@ -143,7 +144,7 @@ class Api:
             Maintenance(context).service(),
             self._health.service(),
         )
-        self._gate = LearnerGate(node, build_routes(services))
+        self._gate = LearnerGate(node, with_leader_asked_for(context, build_routes(services)))
 
     def routes(self) -> Routes:
         """Every method of every service, for either server."""

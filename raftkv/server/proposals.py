@@ -6,6 +6,7 @@ queue, the batch numbers and the waiting callers; knows nothing of Raft, and of 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -36,8 +37,8 @@ class Proposals:
         "_in_flight",
         "_member_id",
         "_next_number",
-        "_queued_since",
         "_requests",
+        "_since",
         "_waiters",
         "failed",
     )
@@ -53,8 +54,8 @@ class Proposals:
         self._requests: list[tuple[int, bytes]] = []
         self._waiters: list[tuple[Finish, Any]] = []
         """Parallel to `_requests`."""
-        self._queued_since = 0.0
-        """When the oldest of `_requests` came, or later."""
+        self._since: list[float] = []
+        """Parallel to `_requests`: when each came. Each has its own time to wait for a leader (G-50, G-51)."""
         self._bytes = 0
         self._in_flight: dict[int, tuple[float, list[tuple[Finish, Any]]]] = {}
         """Batch number -> (when proposed, waiters), ascending. Bounded by what Raft lets be uncommitted."""
@@ -76,9 +77,8 @@ class Proposals:
         size = self._bytes + len(message)
         if size > MAX_QUEUED_BYTES or len(requests) >= MAX_QUEUED:
             return False
-        if not requests:
-            self._queued_since = self._clock()
         requests.append((kind, message))
+        self._since.append(self._clock())
         self._waiters.append((finish, context))
         self._bytes = size
         return True
@@ -105,7 +105,7 @@ class Proposals:
     def _cut(self) -> tuple[Sequence[tuple[int, bytes]], list[tuple[Finish, Any]]]:
         requests, waiters = self._requests, self._waiters
         if self._bytes + ITEM_BYTES * len(requests) <= MAX_ENTRY_BYTES:
-            self._requests, self._waiters, self._bytes = [], [], 0
+            self._requests, self._waiters, self._since, self._bytes = [], [], [], 0
             return requests, waiters
         size, count = 0, 0
         for _, message in requests:
@@ -113,10 +113,16 @@ class Proposals:
             if count and size > MAX_ENTRY_BYTES:
                 break
             count += 1
-        self._requests, self._waiters = requests[count:], waiters[count:]
-        self._queued_since = self._clock()  # later than the rest came, but what is behind a cut moves on
-        self._bytes = sum(len(message) for _, message in self._requests)
+        self._drop_first(count)
         return requests[:count], waiters[:count]
+
+    def _drop_first(self, count: int) -> None:
+        self._requests, self._waiters, self._since = (
+            self._requests[count:],
+            self._waiters[count:],
+            self._since[count:],
+        )
+        self._bytes = sum(len(message) for _, message in self._requests)
 
     def complete(self, proposer: int, number: int, results: Sequence[Any]) -> None:
         """Results of one applied batch. Batches of other members, and of this one's earlier lives, have no waiters."""
@@ -130,8 +136,12 @@ class Proposals:
 
     def expire(self, before: float, error_of: ErrorOf) -> None:
         """End the wait of all that came before that moment. What is in the log may still be applied later (RF-71)."""
-        if self._requests and self._queued_since < before:
-            self.fail_queued(error_of(self._queued_since, proposed=False))
+        if self._since and self._since[0] < before:
+            count = bisect_left(self._since, before)
+            late = list(zip(self._waiters[:count], self._since[:count], strict=True))
+            self._drop_first(count)
+            for waiter, since in late:
+                self._fail((waiter,), error_of(since, proposed=False))
         for number, (proposed_at, waiters) in list(self._in_flight.items()):
             if proposed_at >= before:
                 return
@@ -143,7 +153,7 @@ class Proposals:
 
     def fail_queued(self, error: Exception) -> None:
         """End the wait of all that is not proposed yet."""
-        waiters, self._requests, self._waiters, self._bytes = self._waiters, [], [], 0
+        waiters, self._requests, self._waiters, self._since, self._bytes = self._waiters, [], [], [], 0
         self._fail(waiters, error)
 
     def fail_in_flight(self, error: Exception) -> None:

@@ -38,15 +38,20 @@ class Waiting:
         self._voters = voters
         self.leader_id = NOBODY
         self._elected_s = float("-inf")
+        self._lost_s = float("-inf")
+        """When the last leader known was lost; while none was known ever, nobody has accepted anything."""
 
     def on_leader(self, leader_id: int, now: float) -> None:
         if leader_id not in (NOBODY, self.leader_id):
             self._elected_s = now
+        if leader_id == NOBODY != self.leader_id:
+            self._lost_s = now
         self.leader_id = leader_id
 
     def proposal_error(self, started_s: float, *, proposed: bool) -> NodeError:
-        """Of a proposal that waited since then; `proposed`: it was given to Raft."""
-        if not proposed and self.leader_id == NOBODY:
+        """Of a proposal that waited since then; `proposed`: it was given to Raft. One that came while a leader was
+        known counts as accepted: that it was held back because the leader could not be reached is our own affair."""
+        if not proposed and self.leader_id == NOBODY and started_s >= self._lost_s:
             return NoLeaderInTime()
         if self._elected_s - 2 * self._election_timeout_s < started_s < self._elected_s:
             return TimedOutByLeaderFailure()

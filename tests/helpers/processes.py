@@ -27,7 +27,11 @@ _POLL_S: Final = 0.02
 # Below the kernel's range for outgoing connections (32768 and up on Linux): a killed server must find its
 # port still free when it comes back, and no client's source port may sit on it meanwhile.
 _PORTS: Final = range(12_000, 32_000)
+_WORKERS: Final = 8
+"""More workers than this share ports again."""
 _port_picker: Final = random.SystemRandom()
+_given_out: Final[set[int]] = set()
+"""Ports that this process has already picked: those of servers that were stopped may be needed again."""
 
 
 class ServerNotServingError(Exception):
@@ -35,17 +39,29 @@ class ServerNotServingError(Exception):
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on now. Raises OSError after 100 tries."""
+    """A TCP port on 127.0.0.1 that nobody listens on now. Raises OSError after 100 tries.
+
+    It is given out once, and the workers of one pytest-xdist run choose among different ports.
+    """
+    ports = _PORTS[_worker_number() :: _WORKERS]
     for _ in range(100):
-        port = _port_picker.choice(_PORTS)
+        port = _port_picker.choice(ports)
+        if port in _given_out:
+            continue
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((_HOST, port))
             except OSError:
                 continue
+            _given_out.add(port)
             return port
     raise OSError("no free port found on 127.0.0.1")
+
+
+def _worker_number() -> int:
+    """0 without pytest-xdist."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
 
 
 def clean_environment() -> dict[str, str]:

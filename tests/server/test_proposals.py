@@ -256,3 +256,15 @@ def test_what_is_in_the_log_can_be_given_up_and_what_is_queued_stays(queue: Queu
     queue.proposals.complete(MEMBER, number, ["done"])
     assert queue.results[1:] == [("queued", "done")]
     assert queue.proposals.failed == 1
+
+
+def test_each_request_waits_its_own_time_for_a_leader(queue: Queue) -> None:
+    """G-50, G-51: those that came later are not given up with the oldest."""
+    queue.add("early")
+    queue.now = 51.0
+    queue.add("late")
+    queue.proposals.expire(50.5, Why)
+    assert [(context, error.args) for context, error in queue.results] == [("early", (50.0, False))]
+    assert queue.take() == (FIRST, [b"m"]), "the other one is still there to be proposed"
+    queue.proposals.complete(MEMBER, FIRST, ["done"])
+    assert queue.results[1:] == [("late", "done")]

@@ -53,6 +53,16 @@ def test_what_is_in_the_log_of_a_leader_that_is_gone_may_still_be_applied() -> N
     assert scene.error(proposed=True) is RequestTimedOut
 
 
+def test_what_came_while_a_leader_was_known_counts_as_accepted() -> None:
+    """G-52: it was held back only because that leader could not be reached any more."""
+    scene = led_by(ONE)
+    scene.waiting.on_leader(NOBODY, STARTED_S + 1.0)
+    assert scene.error(proposed=False) is RequestTimedOut
+    scene.waiting.on_leader(ONE, STARTED_S - 2.0)
+    scene.waiting.on_leader(NOBODY, STARTED_S - 1.0)
+    assert scene.error(proposed=False) is NoLeaderInTime, "it was lost before this one came"
+
+
 def test_with_a_leader_what_was_not_proposed_timed_out_like_any_other() -> None:
     assert led_by(ONE).error(proposed=False) is RequestTimedOut
 
