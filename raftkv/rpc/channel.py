@@ -147,6 +147,11 @@ class Channel:
         self._start(call)
         return call
 
+    def flush(self) -> None:
+        """Write what is queued at once, instead of at the end of this turn of the loop."""
+        if self._protocol is not None:
+            self._protocol.flush()
+
     def close(self) -> None:
         """End every call with CANCELLED and close the connection."""
         if self._state is ChannelState.CLOSED:
@@ -385,7 +390,7 @@ class _ClientProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         if self._channel.on_open(self):
-            self._flush()
+            self.flush()
         else:
             self._transport.abort()
 
@@ -412,7 +417,7 @@ class _ClientProtocol(asyncio.Protocol):
     def close(self) -> None:
         """Calls in flight end with UNAVAILABLE or, if the channel closes, CANCELLED."""
         self.connection.shut_down()
-        self._flush()
+        self.flush()
 
     def _on_ready(self) -> None:
         self._channel.on_ready(self)
@@ -420,9 +425,9 @@ class _ClientProtocol(asyncio.Protocol):
     def _wake(self) -> None:
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         self._flush_due = False
         transport = self._transport
         if transport is None:

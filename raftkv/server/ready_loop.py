@@ -37,6 +37,7 @@ DISTANCE_S: Final = 0.002
 """For every so much of round trip to a quorum one more batch may be on its way. Nearby, batches gather while one is
 under way, as they do during a flush, and cost less; far away, the way is what takes time, and is kept filled."""
 MAX_BATCHES: Final = 16
+PROMISE_S: Final = 0.02
 COMMIT_NEWS_S: Final = 0.001
 """How long followers may be left without the news that a batch is committed, which only this member's clients wait for:
 the next batch carries it, and saves each of them a message to read and one to write."""
@@ -75,6 +76,7 @@ class ReadyLoop:
         "_commit_news_due",
         "_flusher",
         "_held",
+        "_kicked_s",
         "_loop",
         "_owner",
         "_paused",
@@ -126,7 +128,10 @@ class ReadyLoop:
         """Nothing is applied and nothing proposed; what members say to each other goes on. Proposals gather in their
         bounded queue."""
         self._held: deque[list[Entry]] = deque()
-        """Handed out by the core while paused. Bounded by the core: `Config.max_committed_size_per_ready`."""
+        """Handed out by the core and not applied yet: while paused, and see `_promises_first`. Bounded by the core:
+        `Config.max_committed_size_per_ready`."""
+        self._kicked_s = 0.0
+        """When the last flush began."""
         self._stopped = False
 
     def check_log_space(self) -> bool:
@@ -159,8 +164,6 @@ class ReadyLoop:
         if self._stopped:
             return
         try:
-            while self._held and not self._paused:
-                self._apply(self._held.popleft())
             if self.rawnode.reads_at_once or not self._answer_first():
                 self._propose()
                 self._obey_all()
@@ -178,6 +181,7 @@ class ReadyLoop:
         return answered
 
     def _obey_all(self) -> None:
+        self._apply_held()
         while self.rawnode.has_ready() and not self._wal.backlogged:
             self._obey(self.rawnode.ready())
         self._flush_staged()  # what was staged during the last flush, though the core has nothing new
@@ -235,17 +239,25 @@ class ReadyLoop:
             self._staged.append(ready)
         self._flush_staged()
         if ready.committed_entries:
-            if self._paused:
-                self._held.append(ready.committed_entries)
-            else:
-                self._apply(ready.committed_entries)
+            self._held.append(ready.committed_entries)
+            self._apply_held()
         if ready.read_states:
             self._owner.on_read_states(ready.read_states)
 
     def _flush_staged(self) -> None:
         if self._staged and not self._flusher.busy:
             self._saving, self._staged = self._staged, []
+            self._kicked_s = perf_counter()
             self._flusher.kick()
+
+    def _apply_held(self) -> None:
+        while self._held and not self._paused and not self._promises_first():
+            self._apply(self._held.popleft())
+
+    def _promises_first(self) -> bool:
+        """A follower's flush is under way, and the whole cluster waits for what it will promise; its end would go
+        unnoticed while a batch is applied, which nobody else waits for. Not on a disk that hangs."""
+        return self._flusher.busy and not self.rawnode.is_leader and perf_counter() - self._kicked_s < PROMISE_S
 
     def _apply(self, entries: list[Entry]) -> None:
         started_s = perf_counter()

@@ -21,10 +21,15 @@ class FakeLink:
         self.urls = [tuple(urls)]
         """All that it was given."""
         self.sent: list[Message] = []
+        self.flushed = 0
+        """How many of them have left."""
         self.full = False
         self.closed = False
         self.ticks: list[float] = []
         self.up_since_s: float | None = 7.0
+
+    def flush(self) -> None:
+        self.flushed = len(self.sent)
 
     def send(self, message: Message) -> bool:
         if not self.full:

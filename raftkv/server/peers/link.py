@@ -133,6 +133,11 @@ class Link:
         stream.send(data)
         return True
 
+    def flush(self) -> None:
+        """What was sent leaves now: the other's disk shall begin before our own."""
+        if self._channel is not None:
+            self._channel.flush()
+
     def call(self, path: bytes, request: bytes, on_done: OnDone, ctx: Any, timeout_s: float) -> None:
         """A unary call beside the stream; `on_done(ctx, code, text, response)` is called once, later."""
         if self._channel is None:

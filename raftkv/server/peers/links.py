@@ -95,13 +95,18 @@ class Links:
 
     def send(self, messages: Sequence[Message]) -> None:
         links = self._links
+        touched: dict[int, Link] = {}
         for message in messages:
             link = links.get(message.to)
             if link is None or not link.send(message):
                 if message.type in _LOSS_MATTERS:
                     self._owner.on_unsent(message)
-            elif message.snapshot is not None:
+                continue
+            touched[message.to] = link
+            if message.snapshot is not None:
                 self._owner.on_snapshot_offered(message.to)
+        for link in touched.values():
+            link.flush()
 
     def on_tick(self, now: float) -> None:
         for member_id in [each for each, due_s in self._leaving.items() if now >= due_s]:

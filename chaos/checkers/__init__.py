@@ -1,0 +1,1 @@
+"""Judges of histories. Pure: they read records and return verdicts; they start nothing and ask nobody."""
