@@ -244,8 +244,9 @@ class Cluster:
         """All serving members hold the same history: HashKV is equal at one revision (MT-21). The revision."""
         members = self.serving()
         revision = wait_until("a linearizable read is answered", lambda: members[0].client.revision(), timeout_s)
-        # A compaction has no revision of its own: the log position tells that it, too, has been applied. etcd 3.5.1 tells
-        # an old one for as long as no entry follows a snapshot, and its hash moves while a compaction is under way (MT-21).
+        # A compaction has no revision of its own: the log position tells that it, too, has been applied. etcd 3.5.1
+        # tells an old one for as long as no entry follows a snapshot, and its hash moves while a compaction is under
+        # way (MT-21).
         is_etcd = self.program.kind == "etcd"
         index = 0 if is_etcd else members[0].client.status().raftAppliedIndex
         for member in members:
