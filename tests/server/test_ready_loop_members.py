@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ready_loop_support import ME, Scene, take_the_disk
 
@@ -345,3 +347,40 @@ def test_a_followers_requests_wait_while_the_leader_cannot_be_reached(follower: 
     follower.ready_loop.schedule()
     follower.loop.run()
     assert (follower.proposals.queued, len(follower.said(MessageType.PROP))) == (0, 1)
+
+
+# --- what a follower does first ---------------------------------------------------------------------------------------
+
+
+def committed_behind_a_flush(follower: Scene) -> None:
+    """Entry 1 is durable here and known to be committed; entry 2, which told so, is being flushed."""
+    follower.hear(append(1, b"a"))
+    follower.flushed()
+    follower.hear(append(2, b"b", commit=1))
+    assert follower.flusher.busy
+
+
+def applied(follower: Scene) -> list[Any]:
+    return [requests for what, *requests in follower.story if what == "apply"]
+
+
+def test_a_follower_promises_before_it_applies(follower: Scene) -> None:
+    """All wait for its promise, nobody but its own clients for what it applies (docs/adr/0006)."""
+    committed_behind_a_flush(follower)
+    assert applied(follower) == []
+    follower.story.clear()
+    follower.flushed()
+    told = [what for what, *_ in follower.story]
+    assert told.index("send") < told.index("apply")
+    assert follower.ready_loop.rawnode.applied == 1
+
+
+def test_a_follower_whose_disk_hangs_applies_all_the_same(follower: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is committed and durable here is not kept from its clients."""
+    committed_behind_a_flush(follower)
+    now = module.perf_counter()
+    monkeypatch.setattr(module, "perf_counter", lambda: now + module.PROMISE_S)
+    follower.ready_loop.schedule()
+    follower.loop.run()
+    assert follower.flusher.busy
+    assert follower.ready_loop.rawnode.applied == 1
