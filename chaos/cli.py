@@ -25,7 +25,7 @@ from chaos.errors import CannotRunError
 from chaos.names import MAX_MEMBERS
 from chaos.programs import program_of, subjects
 from chaos.run import Options, Report, run
-from chaos.workloads import WORKLOADS
+from chaos.workloads import DEFAULT, WORKLOADS
 
 EXIT_PASSED: Final = 0
 EXIT_FAILED: Final = 1
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--members", type=_members, default=3, metavar="N", help="2 to 9; default %(default)s")
     add("--faults", type=_groups, default=tuple(plan.ABOUT), metavar="A,B", help="or none; default all")
-    add("--workloads", type=_workloads, default=tuple(WORKLOADS), metavar="A,B", help="default all")
+    add("--workloads", type=_workloads, default=DEFAULT, metavar="A,B", help=f"default {','.join(DEFAULT)}")
     add(
         "--keep",
         type=Path,
@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _listing(title: str, lines: Mapping[str, str]) -> str:
-    return f"{title}:\n" + "".join(f"  {name:16}{about}\n" for name, about in lines.items())
+    return f"{title}:\n" + "".join(f"  {name:20}{about}\n" for name, about in lines.items())
 
 
 def _seed(text: str) -> int:
@@ -216,6 +216,6 @@ def again(arguments: argparse.Namespace, seed: int) -> str:
     words += ["--seconds", f"{arguments.seconds:g}", "--members", str(arguments.members)]
     if arguments.faults != tuple(plan.ABOUT):
         words += ["--faults", ",".join(arguments.faults) or "none"]
-    if arguments.workloads != tuple(WORKLOADS):
+    if arguments.workloads != DEFAULT:
         words += ["--workloads", ",".join(arguments.workloads)]
     return shlex.join(words)

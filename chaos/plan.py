@@ -29,6 +29,8 @@ class Card(NamedTuple):
 
 _AN_ELECTION: Final = (2.8, 4.8)
 """Longer than it takes to elect another leader, so that there may be two who think that they lead."""
+_A_LONG_BREATH: Final = (2.8, 4.2)
+"""As above, but much shorter than leases live: see `chaos.workloads.lease`."""
 _A_WHILE: Final = (1.5, 4.0)
 _DOWN: Final = (0.2, 2.5)
 
@@ -47,7 +49,7 @@ DECK: Final = (
     Card("kill", "kill", Target.LEADER, _DOWN),
     Card("kill", "kill", Target.FOLLOWER, _DOWN),
     Card("kill", "kill", Target.ALL, _DOWN),
-    Card("pause", "pause", Target.LEADER, _AN_ELECTION),
+    Card("pause", "pause", Target.LEADER, _A_LONG_BREATH),
     Card("pause", "pause", Target.FOLLOWER, _A_WHILE),
 )
 """Every card is played once, in an order that the seed decides, before any is played again: 60 s see them all."""

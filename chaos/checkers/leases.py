@@ -62,4 +62,6 @@ def _early(life: Life) -> list[str]:
 
 
 def _listed(life: Life) -> str:
-    return "; ".join(f"asked {asked:.3f}, answered {answered:.3f} TTL {ttl}" for asked, answered, ttl in life.renewals)
+    """The last renewals: of more, the earlier ones promised less."""
+    last = (f"asked {asked:.3f} s, answered {answered:.3f} s, TTL {ttl}" for asked, answered, ttl in life.renewals[-4:])
+    return "; ".join(last)

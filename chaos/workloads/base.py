@@ -62,6 +62,8 @@ class Workload(ABC):
     name: ClassVar[str]
     about: ClassVar[str]
     """A line for the help text."""
+    by_default: ClassVar[bool] = True
+    """Part of a run that does not choose its workloads."""
     clients_per_member: ClassVar[int] = 1
 
     def __init__(self, world: World) -> None:

@@ -20,11 +20,9 @@ from chaos.client import CallError, Client
 from chaos.history import Kind, Outcome
 from chaos.workloads.base import AFTER_FAILURE_S, Workload, World, connected
 
-TTL_S: Final = 3
-"""Shorter than a pause: a leader that comes back then finds leases run out that others have renewed meanwhile."""
-RENEWALS: Final = (1, 4)
-BETWEEN_S: Final = (0.3, 1.5)
-GONE_WITHIN_S: Final = 20.0
+RENEWALS: Final = (5, 11)
+BETWEEN_S: Final = (0.3, 1.4)
+GONE_WITHIN_S: Final = 30.0
 """After healing: TTL, what a new leader adds, and the pace of revoking."""
 
 
@@ -32,6 +30,8 @@ class Lease(Workload):
     name: ClassVar[str] = "lease"
     about: ClassVar[str] = "keys under leases: none gone before its time, all gone in the end"
     clients_per_member: ClassVar[int] = 2
+    ttl_s: ClassVar[int] = 8
+    """Longer than a leader is ever paused: see ShortLease."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -49,12 +49,12 @@ class Lease(Workload):
                 await client.close()
 
     async def turn(self, name: str, client: Client, rng: random.Random, count: int) -> bool:
-        key = f"lease/{name}.{count}"
+        key = f"{self.name}/{name}.{count}"
         life = Life(key, client.member)
         try:
             asked_s = self.world.clock()
-            lease = await client.grant(TTL_S)
-            life.renewals.append((asked_s, self.world.clock(), TTL_S))
+            lease = await client.grant(self.ttl_s)
+            life.renewals.append((asked_s, self.world.clock(), self.ttl_s))
         except CallError:
             return False
         put = await self.history.observe(
@@ -94,7 +94,7 @@ class Lease(Workload):
         async with connected(self.world, alive[0]) as client:
             while True:
                 try:
-                    self._left = [kv.key.decode() for kv in await client.list("lease/")]
+                    self._left = [kv.key.decode() for kv in await client.list(f"{self.name}/")]
                 except CallError as error:
                     self._left = [f"unknown, for the list could not be read: {error}"]
                 if not self._left or self.world.clock() > give_up_s:
@@ -106,6 +106,19 @@ class Lease(Workload):
 
     def write(self, directory: Path) -> None:
         super().write(directory)
-        with (directory / "lease-lives.jsonl").open("w", encoding="utf-8") as file:
+        with (directory / f"{self.name}-lives.jsonl").open("w", encoding="utf-8") as file:
             for life in self._lives:
                 file.write(json.dumps(life.as_dict()) + "\n")
+
+
+class ShortLease(Lease):
+    """The same with leases that run out, for a leader that is paused, while others renew them through its successor.
+
+    When it comes back it must not revoke what is no longer its to count (L-14). The real etcd does that now and then
+    (its issue 15247; seen in 3.5.1 and 3.6.14), so this one is not part of a run unless it is asked for.
+    """
+
+    name: ClassVar[str] = "short-lease"
+    about: ClassVar[str] = "as lease, with a TTL shorter than a pause; real etcd fails, so only if asked for"
+    by_default: ClassVar[bool] = False
+    ttl_s: ClassVar[int] = 3

@@ -20,7 +20,7 @@ from raftkv.apply.quota import txn_cost
 from raftkv.apply.state_hash import RecentHashes, mix
 from raftkv.backend import Meta, SchemaError
 from raftkv.backend.schema import pack_consistent_index, pack_u64, unpack_consistent_index, unpack_u64
-from raftkv.lease import LeaseError, LeaseNotFound, Lessor
+from raftkv.lease import LeaseError, LeaseNotFound, Lessor, NotPrimaryLessor
 from raftkv.membership import Members, MembershipError
 from raftkv.mvcc import MvccError, Store, Writer
 from raftkv.pb import peer_pb2, rpc_pb2
@@ -82,6 +82,8 @@ class Applier:
         """What that entry and all before it did, as a rolling hash (`state_hash.mix`)."""
         self.hashes = RecentHashes()
         """The same after each of the last entries."""
+        self._entry_term = 0
+        """Of the entry that is being applied."""
         self._txn: WriteTxn
         self._writer: Writer
         self._normal: dict[int, Handler] = {
@@ -91,6 +93,7 @@ class Applier:
             Kind.COMPACT: self._compact,
             Kind.LEASE_GRANT: self._lease_grant,
             Kind.LEASE_REVOKE: self._lease_revoke,
+            Kind.LEASE_EXPIRE: self._lease_expire,
             Kind.ALARM: self._alarm,
             Kind.PUBLISH: self._publish,
             Kind.CLUSTER_VERSION: self._set_cluster_version,
@@ -166,6 +169,7 @@ class Applier:
             self._end_entry(entry, (), ())
             return Applied(0, 0, [])
         batch = decode_batch(entry.data)
+        self._entry_term = entry.term
         results: list[Result] = []
         append, begin = results.append, self._writer.begin
         earlier_events = len(self._writer.events)
@@ -279,8 +283,18 @@ class Applier:
         return self._writer.end(), b"\x10" + varint(request.ID) + b"\x18" + varint(ttl_s)
 
     def _lease_revoke(self, message: bytes) -> tuple[int, bytes]:
+        return self._end_lease(rpc_pb2.LeaseRevokeRequest.FromString(message).ID)
+
+    def _lease_expire(self, message: bytes) -> tuple[int, bytes]:
+        """A member that was suspended, and deposed meanwhile, finds leases run out that the next leader has renewed.
+        What it proposes then reaches the log under another term than it speaks of, and is void (L-50)."""
+        expiry = peer_pb2.LeaseExpiry.FromString(message)
+        if expiry.term != self._entry_term:
+            raise NotPrimaryLessor
+        return self._end_lease(expiry.ID)
+
+    def _end_lease(self, lease_id: int) -> tuple[int, bytes]:
         """Delete all attached keys, sorted, in one revision, and the lease with them (L-11)."""
-        lease_id = rpc_pb2.LeaseRevokeRequest.FromString(message).ID
         self._backend.reserve_more(PAGES_PER_REQUEST * len(self._lessor.keys(self._txn, lease_id)))
         for key in self._lessor.revoke(self._txn, lease_id):
             self._writer.delete_range(key, b"")
@@ -344,6 +358,7 @@ _REFUSED_WHEN_CORRUPT: Final = (
     Kind.COMPACT,
     Kind.LEASE_GRANT,
     Kind.LEASE_REVOKE,
+    Kind.LEASE_EXPIRE,
 )
 """AL-10."""
 

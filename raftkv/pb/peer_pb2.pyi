@@ -117,6 +117,30 @@ class MemberChange(_message.Message):
 Global___MemberChange: _TypeAlias = MemberChange  # noqa: Y015
 
 @_typing.final
+class LeaseExpiry(_message.Message):
+    """A lease has run out, says the leader of that term; only in an entry of that term it is true."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    ID: _builtins.int
+    term: _builtins.int
+    def __init__(
+        self,
+        *,
+        ID: _builtins.int = ...,
+        term: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ID", b"ID", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseExpiry: _TypeAlias = LeaseExpiry  # noqa: Y015
+
+@_typing.final
 class ProbeRequest(_message.Message):
     """Probe: answered at once. For round-trip times, and to tell who is there."""
 

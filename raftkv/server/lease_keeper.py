@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from raftkv.apply import Kind
-from raftkv.pb import rpc_pb2
+from raftkv.pb import peer_pb2
 
 if TYPE_CHECKING:
     from raftkv.lease import Lessor
@@ -23,14 +23,34 @@ has 16 on the way because each is a log entry of its own; here they share one.""
 
 
 class LeaseKeeper:
-    __slots__ = ("_extend_s", "_in_flight", "_last_scan_s", "_lessor", "_propose", "expired", "primary")
+    __slots__ = (
+        "_extend_s",
+        "_in_flight",
+        "_last_scan_s",
+        "_last_tick_s",
+        "_late_s",
+        "_lessor",
+        "_propose",
+        "_term",
+        "expired",
+        "primary",
+    )
 
     def __init__(
-        self, lessor: Lessor, propose: Callable[[int, bytes, Finish, Any], None], election_timeout_s: float
+        self,
+        lessor: Lessor,
+        propose: Callable[[int, bytes, Finish, Any], None],
+        term: Callable[[], int],
+        election_timeout_s: float,
+        late_s: float,
     ) -> None:
+        """`term`: the one that this member leads in. `late_s`: ticks further apart show that it was suspended."""
         self._lessor = lessor
         self._propose = propose
+        self._term = term
         self._extend_s = election_timeout_s
+        self._late_s = late_s
+        self._last_tick_s = 0.0
         self._last_scan_s = 0.0
         self._in_flight = 0
         self.primary = False
@@ -40,6 +60,7 @@ class LeaseKeeper:
 
     def promote(self, now: float) -> None:
         self.primary = True
+        self._last_tick_s = now
         self._lessor.promote(now, self._extend_s)
 
     def demote(self) -> None:
@@ -47,14 +68,19 @@ class LeaseKeeper:
         self._lessor.demote()
 
     def on_tick(self, now: float) -> None:
+        late, self._last_tick_s = now - self._last_tick_s > self._late_s, now
+        if late:
+            # Renewals that came meanwhile are in the sockets yet: hear them first.
+            self._last_scan_s = now
         if not self.primary or now - self._last_scan_s < SCAN_INTERVAL_S:
             return
         self._last_scan_s = now
         room = MAX_IN_FLIGHT - self._in_flight
         for lease_id in self._lessor.expired(now, room) if room else ():
             self._in_flight += 1
-            message = rpc_pb2.LeaseRevokeRequest(ID=lease_id).SerializeToString()
-            self._propose(Kind.LEASE_REVOKE, message, self._on_revoked, None)
+            # With the term: whoever leads when this is appended may know better (see apply).
+            message = peer_pb2.LeaseExpiry(ID=lease_id, term=self._term()).SerializeToString()
+            self._propose(Kind.LEASE_EXPIRE, message, self._on_revoked, None)
 
     def _on_revoked(self, _context: None, result: Any) -> None:
         self._in_flight -= 1

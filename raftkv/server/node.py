@@ -146,7 +146,13 @@ class Node:
             self._ready_loop.check_log_space,
             self.propose,
         )
-        self._leases = LeaseKeeper(self.lessor, self.propose, config.election_timeout_ms / 1000)
+        self._leases = LeaseKeeper(
+            self.lessor,
+            self.propose,
+            lambda: self._rawnode.term,
+            config.election_timeout_ms / 1000,
+            LATE_TICKS * config.heartbeat_interval_ms / 1000,
+        )
         if config.auto_compaction is not None:
             plan = make_plan(config.auto_compaction)
             self.on_tick(AutoCompactor(plan, self.store, lambda: self.leads, self.propose).on_tick)

@@ -33,7 +33,7 @@ from google.protobuf.message import DecodeError
 from raftkv.apply import CORRUPT, NOSPACE, Applier, CorruptAlarm, Kind, MalformedEntry, NoSpaceAlarm
 from raftkv.apply.applier import COPIES_OF_VALUE, PAGES_PER_REQUEST
 from raftkv.backend import BackendError, Meta
-from raftkv.lease import LeaseExists, LeaseNotFound, LeaseTTLTooLarge
+from raftkv.lease import LeaseExists, LeaseNotFound, LeaseTTLTooLarge, NotPrimaryLessor
 from raftkv.membership import DataDirectoryChanged, MemberNotFound
 from raftkv.mvcc import CompactedError, FutureRevisionError, KeyNotFoundError
 from raftkv.pb import peer_pb2, rpc_pb2
@@ -376,3 +376,16 @@ def test_growth_counts_bytes_and_requests_of_all_entries() -> None:
     ]
     data_bytes = sum(len(each.data) for each in entries)
     assert Applier.growth(entries) == (COPIES_OF_VALUE * data_bytes, PAGES_PER_REQUEST * 5)
+
+
+def test_a_lease_runs_out_only_under_the_leader_that_says_so(machine: Machine) -> None:
+    """L-50: a deposed leader's word, carried into the log by the next one, is void; its keys stay."""
+    machine.apply(grant(7), put(b"k", lease=7))
+    stale = peer_pb2.LeaseExpiry(ID=7, term=TERM - 1).SerializeToString()
+    [refusal] = machine.apply((Kind.LEASE_EXPIRE, stale))
+    assert isinstance(refusal, NotPrimaryLessor)
+    assert 7 in machine.lessor
+    revision = machine.store.current_revision
+    [ended] = machine.apply((Kind.LEASE_EXPIRE, peer_pb2.LeaseExpiry(ID=7, term=TERM).SerializeToString()))
+    assert ended == (revision + 1, b"")
+    assert 7 not in machine.lessor

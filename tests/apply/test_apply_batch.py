@@ -88,4 +88,5 @@ def test_the_numbers_of_kinds_are_those_on_disk() -> None:
         "PUBLISH": 8,
         "CLUSTER_VERSION": 9,
         "MEMBER_UPDATE": 10,
+        "LEASE_EXPIRE": 11,
     }

@@ -11,7 +11,7 @@ import pytest
 
 from chaos import cli, names, plan, programs, toxiproxy_server
 from chaos.errors import CannotRunError
-from chaos.workloads import WORKLOADS
+from chaos.workloads import DEFAULT, WORKLOADS
 
 
 def parsed(words: str) -> argparse.Namespace:
@@ -22,7 +22,7 @@ def test_without_words_everything_is_done_to_raftkv_for_a_minute() -> None:
     arguments = parsed("")
     assert (arguments.subject, arguments.seconds, arguments.members, arguments.seed) == ("raftkv", 60, 3, 0)
     assert arguments.faults == tuple(plan.ABOUT)
-    assert arguments.workloads == tuple(WORKLOADS)
+    assert arguments.workloads == DEFAULT == ("register", "append", "watch", "lease")
 
 
 def test_the_order_of_a_choice_does_not_matter() -> None:
@@ -66,6 +66,7 @@ def test_a_directory_that_holds_something_is_not_written_to(tmp_path: Path, caps
         "",
         "--subject etcd --seconds 20 --members 5",
         "--faults kill,reset --workloads watch",
+        "--workloads short-lease",
         "--faults none",
         "--subject etcd --etcd /some/etcd",
     ],

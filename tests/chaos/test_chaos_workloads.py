@@ -31,7 +31,8 @@ def _fast_and_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "PROGRESS_EVERY_S", 0.03)
     monkeypatch.setattr(register, "GROUP_CALLS", 60)
     monkeypatch.setattr(append, "LIST_APPENDS", 20)
-    monkeypatch.setattr(lease, "TTL_S", LEASE_S)
+    for kind in (lease.Lease, lease.ShortLease):
+        monkeypatch.setattr(kind, "ttl_s", LEASE_S)
     monkeypatch.setattr(lease, "RENEWALS", (3, 4))
     monkeypatch.setattr(lease, "BETWEEN_S", (0.3, 0.4))
     monkeypatch.setattr(lease, "GONE_WITHIN_S", 3.0)

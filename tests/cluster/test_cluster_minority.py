@@ -190,8 +190,9 @@ def test_what_needs_no_quorum_goes_on(cluster: Cluster, leads: bool) -> None:
             assert refused_watch.wait_end() == NO_LEADER
         for stream in (strict, strict_lease):
             assert stream.wait_end() == NO_LEADER
-            # Three checks, one per election timeout, after the leader was given up; never at once (G-21).
-            assert 3 * ELECTION_S < time.monotonic() - alone_since < 6 * ELECTION_S + _GRACE_S
+            # Three checks, one per election timeout, after the leader was given up, of which the first may come at once
+            # (G-21); and that takes almost an election timeout, too.
+            assert 2.5 * ELECTION_S < time.monotonic() - alone_since < 6 * ELECTION_S + _GRACE_S
         assert patient.ended is None
         assert patient_lease.ended is None
 

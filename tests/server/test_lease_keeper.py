@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from raftkv.apply import Kind
-from raftkv.pb import rpc_pb2
+from raftkv.pb import peer_pb2
 from raftkv.server.errors import RequestTimedOut
 from raftkv.server.lease_keeper import MAX_IN_FLIGHT, SCAN_INTERVAL_S, LeaseKeeper
 
 EXTEND_S = 1.5
+LATE_S = 5.0
 
 
 class Lessor:
@@ -38,11 +39,15 @@ class Leader:
         self.lessor = Lessor()
         self.proposed: list[int] = []
         self.waiting: list[tuple[Any, Any]] = []
-        self.keeper = LeaseKeeper(self.lessor, self._propose, EXTEND_S)  # type: ignore[arg-type]
+        self.term = 3
+        lessor: Any = self.lessor
+        self.keeper = LeaseKeeper(lessor, self._propose, lambda: self.term, EXTEND_S, LATE_S)
 
     def _propose(self, kind: int, message: bytes, finish: Any, context: Any) -> None:
-        assert kind == Kind.LEASE_REVOKE
-        self.proposed.append(rpc_pb2.LeaseRevokeRequest.FromString(message).ID)
+        assert kind == Kind.LEASE_EXPIRE
+        expiry = peer_pb2.LeaseExpiry.FromString(message)
+        assert expiry.term == self.term
+        self.proposed.append(expiry.ID)
         self.waiting.append((finish, context))
 
     def answer(self, count: int, result: Any) -> None:
@@ -100,3 +105,12 @@ def test_only_leases_that_were_revoked_are_counted(leader: Leader) -> None:
     leader.answer(2, (7, b""))
     leader.answer(1, RequestTimedOut())
     assert leader.keeper.expired == 2
+
+
+def test_a_leader_that_was_suspended_hears_the_renewals_first(leader: Leader) -> None:
+    """L-14: they came while it was not running, and wait in its sockets."""
+    leader.lessor.out = [1]
+    leader.keeper.on_tick(100.0 + LATE_S + 0.1)
+    assert leader.proposed == []
+    leader.keeper.on_tick(100.0 + LATE_S + 0.1 + SCAN_INTERVAL_S)
+    assert leader.proposed == [1]
