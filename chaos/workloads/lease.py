@@ -115,7 +115,7 @@ class ShortLease(Lease):
     """The same with leases that run out, for a leader that is paused, while others renew them through its successor.
 
     When it comes back it must not revoke what is no longer its to count (L-14). The real etcd does that now and then
-    (its issue 15247; seen in 3.5.1 and 3.6.14), so this one is not part of a run unless it is asked for.
+    (seen in 3.5.1 and 3.6.14), so this one is not part of a run unless it is asked for.
     """
 
     name: ClassVar[str] = "short-lease"

@@ -90,7 +90,6 @@ SCENARIOS = (
             Ctl("member remove zzz"),
             Ctl("member list"),
         ),
-        not_yet="membership changes",
     ),
     Scenario(
         "alarm-list-and-disarm",  # AL-02..AL-04, AL-25, AL-26; CT-04
