@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import urlsplit
 
 from raftkv.config import StartError
 from raftkv.membership import Member, cluster_id, member_id
 from raftkv.pb import peer_pb2
-from raftkv.rpc.channel import Channel
 from raftkv.rpc.codes import RpcError
-from raftkv.server.peers.link import PEER_LIMITS
+from raftkv.server.peers.link import peer_channel
 from raftkv.server.peers.protocol import MEMBERS
 
 if TYPE_CHECKING:
@@ -163,15 +161,7 @@ async def _ask(urls: Iterable[str]) -> peer_pb2.MembersResponse | None:
 
 async def ask_members(url: str, timeout_s: float = ASK_TIMEOUT_S) -> peer_pb2.MembersResponse | None:
     """The members of the cluster, as the member at that peer URL knows them."""
-    parts = urlsplit(url)
-    channel = Channel(
-        asyncio.get_running_loop(),
-        parts.hostname or "",
-        parts.port or 0,
-        user_agent="raftkv-peer",
-        limits=PEER_LIMITS,
-        connect_timeout_s=timeout_s,
-    )
+    channel = peer_channel(asyncio.get_running_loop(), url, timeout_s)
     request = peer_pb2.MembersRequest().SerializeToString()
     try:
         return peer_pb2.MembersResponse.FromString(await channel.unary_future(MEMBERS, request, timeout_s))

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 import google_crc32c
 
 from raftkv.pb import peer_pb2
 from raftkv.rpc.channel import Channel
 from raftkv.rpc.codes import Code, RpcError
-from raftkv.server.peers.link import BACKOFF_FIRST_S, BACKOFF_MAX_S, CONNECT_TIMEOUT_S, PEER_LIMITS
+from raftkv.server.peers.link import peer_channel
 from raftkv.server.peers.protocol import CLOSE_COPY, OPEN_COPY, READ_COPY, PeerCallError, error_of
 
 if TYPE_CHECKING:
@@ -70,28 +69,13 @@ async def fetch_copy(
     The giver keeps its copy until `fetch_copy` returns, and is told whether all of it arrived. Raises PeerCallError
     when it cannot be had, and whatever `begin` and `write` raise.
     """
-    channel = _channel(url)
+    channel = peer_channel(asyncio.get_running_loop(), url)  # its own: heartbeats do not wait behind the store
     fetch = _Fetch(channel, identity.metadata(peer_id), progress)
     try:
         return await fetch.run(min_index, begin)
     finally:
         await fetch.close()
         channel.close()
-
-
-def _channel(url: str) -> Channel:
-    """A connection of its own, so that heartbeats do not wait behind the store."""
-    parts = urlsplit(url)
-    return Channel(
-        asyncio.get_running_loop(),
-        parts.hostname or "",
-        parts.port or 0,
-        user_agent="raftkv-peer",
-        limits=PEER_LIMITS,
-        connect_timeout_s=CONNECT_TIMEOUT_S,
-        backoff_first_s=BACKOFF_FIRST_S,
-        backoff_max_s=BACKOFF_MAX_S,
-    )
 
 
 class _Fetch:

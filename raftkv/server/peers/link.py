@@ -51,6 +51,21 @@ PEER_LIMITS: Final = Limits(recv_window_bytes=8 * MIB, stream_high_bytes=8 * MIB
 """Windows for a batch of entries on a network with some way to go. Probes take the place of pings."""
 
 
+def peer_channel(loop: asyncio.AbstractEventLoop, url: str, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> Channel:
+    """A connection to the member that listens at this peer URL."""
+    parts = urlsplit(url)
+    return Channel(
+        loop,
+        parts.hostname or "",
+        parts.port or 0,
+        user_agent="raftkv-peer",
+        limits=PEER_LIMITS,
+        connect_timeout_s=connect_timeout_s,
+        backoff_first_s=BACKOFF_FIRST_S,
+        backoff_max_s=BACKOFF_MAX_S,
+    )
+
+
 class LinkOwner(Protocol):
     """Whom a link reports to. All calls come on the event loop."""
 
@@ -180,7 +195,7 @@ class Link:
             return
         channel = self._channel
         if channel is None:
-            channel = self._channel = self._new_channel()
+            channel = self._channel = peer_channel(self._loop, self.url)
         if channel.state is ChannelState.BACKING_OFF:
             self._report_now_and_then(now)
             if len(self.urls) > 1:  # the others may work
@@ -188,19 +203,6 @@ class Link:
                 self._drop_connection()
             return
         self._stream = channel.stream(MESSAGES, self, self._metadata)
-
-    def _new_channel(self) -> Channel:
-        url = urlsplit(self.url)
-        return Channel(
-            self._loop,
-            url.hostname or "",
-            url.port or 0,
-            user_agent="raftkv-peer",
-            limits=PEER_LIMITS,
-            connect_timeout_s=CONNECT_TIMEOUT_S,
-            backoff_first_s=BACKOFF_FIRST_S,
-            backoff_max_s=BACKOFF_MAX_S,
-        )
 
     def _report_now_and_then(self, now: float) -> None:
         if now < self._next_report_s:
