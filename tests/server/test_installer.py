@@ -292,10 +292,15 @@ def test_a_copy_that_is_all_there_is_not_given_up_for_the_next_leaders(play: Pla
         assert [each.sender for each in scene.offered] == ([] if fails else [PEER])
         scene.finish_error = None
         scene.whole.clear()
+        wanted = [NEXT, THIRD] if fails else []
         for sender in (NEXT, THIRD):
             scene.offer(sender, term=5)
             await turns()
-        assert [sender for sender, _ in scene.fetched[1:]] == ([NEXT, THIRD] if fails else [])
+        for _ in range(1000):  # a thread lets go of what the first of the two had begun
+            if len(scene.fetched) > len(wanted):
+                break
+            await asyncio.sleep(0.005)
+        assert [sender for sender, _ in scene.fetched[1:]] == wanted
         scene.whole.set()
         await scene.settle()
 
