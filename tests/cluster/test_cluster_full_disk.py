@@ -4,7 +4,6 @@ Two ways out are sound. The member raises NOSPACE in time, and no member takes w
 others have already agreed on, and ends. Which one comes depends on who notices first.
 """
 
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from helpers.cluster import Cluster, Member
 from helpers.load import value_of
 from helpers.member_client import NO_SPACE, outcome, refused
 from helpers.processes import ServerNotServingError
+from helpers.small_disk import small_file_system
 from helpers.waiting import wait_until
 
 from raftkv.pb import rpc_pb2
@@ -37,20 +37,8 @@ def _value(key: bytes) -> bytes:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with few blocks."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MIB}m", "tmpfs", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting a small tmpfs is not allowed here: {mounted.stderr.strip()}")
-    try:
+    with small_file_system(tmp_path, _DISK_MIB):
         yield tmp_path
-    finally:
-        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
 def _fill(cluster: Cluster, victim: Member) -> dict[bytes, int]:

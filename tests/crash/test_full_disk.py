@@ -3,7 +3,6 @@
 Writes are refused with NOSPACE, reads go on, nothing acknowledged is lost.
 """
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from helpers.grpc_calls import Calls, connect
 from helpers.load import value_of
 from helpers.processes import Program, Server
+from helpers.small_disk import small_file_system
 
 from raftkv.pb import rpc_pb2
 
@@ -79,20 +79,8 @@ def _disarm(calls: Calls) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with few blocks."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MIB}m", "tmpfs", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting a small tmpfs is not allowed here: {mounted.stderr.strip()}")
-    try:
+    with small_file_system(tmp_path, _DISK_MIB):
         yield tmp_path
-    finally:
-        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
 def test_full_disk_refuses_writes_and_loses_nothing(
