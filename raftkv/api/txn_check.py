@@ -103,42 +103,32 @@ class _Intervals:
 
     def __init__(self) -> None:
         self._starts: list[bytes] = []
-        self._ends: list[bytes | None] = []
-        """Exclusive end of the interval with the same position in `_starts`; None: no end. Disjoint, ascending."""
+        self._ends: list[bytes] = []
+        """Exclusive end of the interval with the same position in `_starts`. Disjoint, ascending."""
 
     def add(self, key: bytes, range_end: bytes) -> None:
-        """Interval rules of contract section 2.2; an empty interval adds nothing."""
-        end = key + b"\x00" if not range_end else None if range_end == b"\x00" else range_end
-        if end is not None and end <= key:
+        """An empty interval adds nothing. Nor does one without an end, range_end `\\0`: etcd's overlap check takes that
+        for a key, which none is below, so that all keys from one on can be deleted and written anew in one go."""
+        end = range_end or key + b"\x00"
+        if end <= key:
             return
         first = bisect_right(self._starts, key)
-        if first and _reaches(self._ends[first - 1], key):
+        if first and self._ends[first - 1] >= key:
             first -= 1
             key = self._starts[first]
         last = first
-        while last < len(self._starts) and (end is None or self._starts[last] <= end):
-            end = _later(end, self._ends[last])
+        while last < len(self._starts) and self._starts[last] <= end:
+            end = max(end, self._ends[last])
             last += 1
         self._starts[first:last], self._ends[first:last] = [key], [end]
 
     def add_all(self, other: _Intervals) -> None:
         for start, end in zip(other._starts, other._ends, strict=True):
-            self.add(start, b"\x00" if end is None else end)
+            self.add(start, end)
 
     def __contains__(self, key: bytes) -> bool:
         at = bisect_right(self._starts, key)
-        if not at:
-            return False
-        end = self._ends[at - 1]
-        return end is None or key < end
-
-
-def _reaches(end: bytes | None, key: bytes) -> bool:
-    return end is None or end >= key
-
-
-def _later(one: bytes | None, other: bytes | None) -> bytes | None:
-    return None if one is None or other is None else max(one, other)
+        return bool(at) and key < self._ends[at - 1]
 
 
 def _check_overlap(txn: rpc_pb2.TxnRequest) -> Status | None:

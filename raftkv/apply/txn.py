@@ -14,7 +14,7 @@ Knows neither the log nor the client; the caller has validated the request (TXN-
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from raftkv.lease import LeaseNotFound
@@ -92,24 +92,31 @@ def choose(view: View, txn: rpc_pb2.TxnRequest) -> Choice:
 
 
 def check(view: View, store: Store, lessor: Lessor, choice: Choice) -> None:
-    """Raises LeaseNotFound, KeyNotFoundError, CompactedError or FutureRevisionError (TXN-42 to TXN-44).
+    """Raises KeyNotFoundError, LeaseNotFound, CompactedError or FutureRevisionError (TXN-42 to TXN-44): of all puts
+    first, then of all ranges, as etcd does.
 
     A negative revision is the current one, as in a plain Range; the quirk TXN-45 is not copied."""
+    for put in _operations("request_put", choice):
+        _check_put(view, lessor, put)
+    for query in _operations("request_range", choice):
+        store.check_readable(query.revision)
+
+
+def _operations(wanted: str, choice: Choice) -> Iterator[Any]:
+    """The messages of one field, in the order in which they will run."""
     for field, message in choice.steps:
-        if field == "request_put":
-            check_put(view, lessor, message)
-        elif field == "request_range":
-            store.check_readable(message.revision)
+        if field == wanted:
+            yield message
         elif field == "request_txn":
-            check(view, store, lessor, message)
+            yield from _operations(wanted, message)
 
 
-def check_put(view: View, lessor: Lessor, put: rpc_pb2.PutRequest) -> None:
-    """Raises LeaseNotFound (PUT-02) or KeyNotFoundError (PUT-03)."""
-    if put.lease and put.lease not in lessor:
-        raise LeaseNotFound
+def _check_put(view: View, lessor: Lessor, put: rpc_pb2.PutRequest) -> None:
+    """The key before the lease, unlike in a put of its own."""
     if (put.ignore_value or put.ignore_lease) and view.get(put.key) is None:
         raise KeyNotFoundError
+    if put.lease and put.lease not in lessor:
+        raise LeaseNotFound
 
 
 # --- compares ---------------------------------------------------------------------------------------------------------

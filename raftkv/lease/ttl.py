@@ -6,8 +6,6 @@ store different leases for one entry.
 
 from typing import Final
 
-from raftkv.lease.errors import LeaseTTLTooLarge
-
 MAX_TTL_S: Final = 9_000_000_000
 """About 285 years, as etcd has it (L-03)."""
 
@@ -19,7 +17,6 @@ def min_ttl_s(election_ticks: int, heartbeat_ms: int) -> int:
 
 
 def granted_ttl_s(requested_s: int, minimum_s: int) -> int:
-    """TTL to propose for a request, whatever its sign (L-04). Raises LeaseTTLTooLarge (L-03)."""
-    if requested_s > MAX_TTL_S:
-        raise LeaseTTLTooLarge(f"a TTL of {requested_s} s, at most {MAX_TTL_S} s")
+    """TTL to propose for a request, whatever its sign (L-04). One that is too large is refused when it is applied
+    (L-03): an alarm, which is seen only there, has to be the first reason (AL-25)."""
     return max(requested_s, minimum_s)

@@ -77,7 +77,7 @@ class HashScan:
         self._store = store
         self.txn = txn
         self._current = store.current_revision
-        self._revision = revision if revision > 0 else self._current
+        self._revision = revision or self._current
         self._compact = store.compacted_revision
         self._compact_end = pack_revision(max(self._compact, 0), LAST_SUB)
         self._crc = self._crc_if_dead = google_crc32c.extend(0, _BUCKET)
@@ -88,6 +88,8 @@ class HashScan:
 
     def step(self) -> bool:
         """Hashes one slice. True: done, `result` may be called."""
+        if self._revision < 0:  # nothing is as old as that: etcd answers with the hash of nothing
+            return True
         end = pack_revision(self._revision, LAST_SUB)
         events_left, bytes_left = SLICE_EVENTS, SLICE_BYTES
         cursor = self.txn.cursor(self._store.tables.events)

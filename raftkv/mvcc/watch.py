@@ -108,11 +108,11 @@ class WatchHub:
 
         `start_revision` 0 means the one after `revision` (W-09). One in the past is served by `catch_up`,
         which is also where one that has been compacted is cancelled (W-40). `filters` are FilterType numbers.
-        Raises WatchRangeEmptyError (W-20), WatchStartError (W-22).
+        Raises WatchStartError (W-22), then WatchRangeEmptyError (W-20).
         """
-        interval = watch_interval(key, range_end)
         if start_revision < 0:
             raise WatchStartError(f"start revision {start_revision}")
+        interval = watch_interval(key, range_end)
         variant = WITH_PREV if prev_kv else 0
         for number in filters:
             variant |= _FILTER_BITS.get(number, 0)

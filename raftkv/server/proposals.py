@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from raftkv.apply import ITEM_BYTES, encode_batch
+
+if TYPE_CHECKING:
+    from raftkv.server.slow_requests import SlowRequests
 
 Finish: TypeAlias = Callable[[Any, Any], None]
 """finish(context, result): result is what `apply` made of the request, or a NodeError."""
@@ -39,17 +42,21 @@ class Proposals:
         "_next_number",
         "_requests",
         "_since",
+        "_slow",
         "_waiters",
         "failed",
     )
 
-    def __init__(self, member_id: int, first_number: int, clock: Callable[[], float]) -> None:
-        """`clock` gives seconds of a monotonic clock.
+    def __init__(
+        self, member_id: int, first_number: int, clock: Callable[[], float], slow: SlowRequests | None = None
+    ) -> None:
+        """`clock` gives seconds of a monotonic clock. `slow` hears how long batches took.
 
         `first_number` must be higher than any number this member used before it was restarted (RF-54).
         """
         self._member_id = member_id
         self._clock = clock
+        self._slow = slow
         self._next_number = first_number
         self._requests: list[tuple[int, bytes]] = []
         self._waiters: list[tuple[Finish, Any]] = []
@@ -131,8 +138,11 @@ class Proposals:
         batch = self._in_flight.pop(number, None)
         if batch is None:
             return
-        for (finish, context), result in zip(batch[1], results, strict=True):
+        started_s, waiters = batch
+        for (finish, context), result in zip(waiters, results, strict=True):
             finish(context, result)
+        if self._slow is not None:
+            self._slow.note("writes", len(waiters), self._clock() - started_s)
 
     def expire(self, before: float, error_of: ErrorOf) -> None:
         """End the wait of all that came before that moment. What is in the log may still be applied later (RF-71)."""

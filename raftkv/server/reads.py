@@ -14,6 +14,7 @@ from raftkv.server.errors import NodeError
 
 if TYPE_CHECKING:
     from raftkv.raft import RawNode, ReadState
+    from raftkv.server.slow_requests import SlowRequests
 
 Read: TypeAlias = Callable[[Any, Any], None]
 """read(context, None) when the read may be done now, or read(context, error)."""
@@ -30,15 +31,17 @@ class Reads:
         "_ready_at",
         "_round",
         "_sent",
+        "_slow_requests",
         "_started_at",
         "failed",
         "slow",
     )
 
-    def __init__(self, rawnode: RawNode, first_round: int) -> None:
+    def __init__(self, rawnode: RawNode, first_round: int, slow_requests: SlowRequests | None = None) -> None:
         """`first_round`, 62 bits: one that this member surely never used before it was restarted. An answer to an
         earlier life's round may still be on its way, and it knows nothing of what was written since."""
         self._rawnode = rawnode
+        self._slow_requests = slow_requests
         self._gathering: list[tuple[Read, Any]] = []
         """Reads for the next round. Bounded by the open requests of the clients."""
         self._sent: list[tuple[Read, Any]] = []
@@ -72,6 +75,8 @@ class Reads:
     def on_read_states(self, states: list[ReadState], applied: int, now: float) -> None:
         for state in states:
             if self._sent and state.context == self._round.to_bytes(8, "big"):
+                if self._slow_requests is not None:
+                    self._slow_requests.note("reads", len(self._sent), now - self._started_at)
                 self._ready_at.append((state.index, self._sent))
                 self._sent = []
         self.on_applied(applied)

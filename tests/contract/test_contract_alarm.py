@@ -71,6 +71,8 @@ def test_status_lists_alarms(client: Client, alarmed: Callable[[int], int]) -> N
     """Section 6.1."""
     own = alarmed(_NOSPACE_ALARM)
     assert list(client.status().errors) == [f"memberID:{own} alarm:NOSPACE "]
+    client.alarm(_ACTIVATE, 0, _CORRUPT_ALARM)
+    assert sorted(client.status().errors) == ["alarm:CORRUPT ", f"memberID:{own} alarm:NOSPACE "]
 
 
 @pytest.mark.parametrize("member_id", [None, 4711], ids=["own alarm", "AL-06: of another member"])
@@ -92,6 +94,7 @@ def test_no_space_refuses_what_adds(
         lambda: client.txn(success=[put]),
         lambda: client.txn(failure=[put]),
         lambda: client.grant(60),
+        lambda: client.grant(9_000_000_001),  # before L-03
     ]
     for call in calls:
         with refused(NO_SPACE):

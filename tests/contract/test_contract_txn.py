@@ -144,9 +144,8 @@ _ALL_K = (b"a", b"z")
         pytest.param([put_op(_K), delete_op(b"a", _K)], True, id="TXN-22: its end is exclusive"),
         pytest.param(
             [delete_op(_L), put_op(_K), delete_op(b"a", b"\x00")],
-            False,
+            True,
             id="TXN-22: open end",
-            marks=pytest.mark.beyond_etcd("etcd's overlap check takes the zero byte for a plain end"),
         ),
         pytest.param([delete_op(b"z", b"a"), put_op(_K)], True, id="TXN-22: an empty interval"),
         pytest.param([delete_op(*_ALL_K), txn_op([], [put_op(_K)])], False, id="TXN-23: outer delete"),
@@ -209,6 +208,16 @@ def _below(prefix: bytes, op: rpc_pb2.RequestOp) -> rpc_pb2.RequestOp:
     if not moved.HasField("request_put") and message.range_end not in (b"", b"\x00"):
         message.range_end = prefix + message.range_end
     return moved
+
+
+def test_all_keys_from_one_on_can_be_written_anew(client: Client, prefix: bytes) -> None:
+    """TXN-22 does not see a delete without an end: it goes first, or last."""
+    client.put(prefix + b"old")
+    anew = client.txn(success=[delete_op(prefix, b"\x00"), put_op(prefix + b"new")])
+    assert anew.responses[0].response_delete_range.deleted >= 1  # other tests' keys too
+    assert [kv.key for kv in client.range(prefix, prefix_end(prefix)).kvs] == [prefix + b"new"]
+    client.txn(success=[put_op(prefix + b"newer"), delete_op(prefix, b"\x00")])
+    assert client.range(prefix, prefix_end(prefix)).count == 0
 
 
 def test_branches_are_checked_apart(client: Client, prefix: bytes) -> None:
@@ -413,6 +422,17 @@ def test_checks_on_the_chosen_path(
     untaken = [txn_op([], [], [bad])] if nested else []
     answer = client.txn(success=[put_op(prefix + b"a"), *untaken], failure=[op])
     assert (answer.succeeded, answer.header.revision) == (True, before + 1)
+
+
+def test_puts_are_checked_before_ranges(client: Client, prefix: bytes) -> None:
+    """TXN-42: of the whole tree; and of a put, the key before the lease."""
+    future = range_op(prefix, revision=1 << 62)
+    with refused(LEASE_NOT_FOUND):
+        client.txn(success=[future, txn_op([], [put_op(prefix, lease=4711)])])
+    with refused(KEY_NOT_FOUND):
+        client.txn(success=[future, put_op(prefix, b"", lease=4711, ignore_value=True)])
+    with refused(LEASE_NOT_FOUND):
+        client.put(prefix, b"", lease=4711, ignore_value=True)
 
 
 # --- read-only ----------------------------------------------------------------------------------------------

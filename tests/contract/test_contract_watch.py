@@ -71,6 +71,14 @@ def test_a_taken_id(client: Client, prefix: bytes) -> None:
         ),
         pytest.param(
             b"b",
+            b"a",
+            {"start_revision": -1},
+            _COMPACTED,
+            id="W-22 comes before W-20",
+            marks=pytest.mark.beyond_etcd("W-22: 3.5.1 takes it for a start in the past"),
+        ),
+        pytest.param(
+            b"b",
             b"",
             {"watch_id": -1},
             _DUPLICATE,

@@ -35,6 +35,7 @@ def test_mt20_readable_revisions(disk: Disk) -> None:
         disk.hash(2)
     with pytest.raises(FutureRevisionError):
         disk.hash(6)
+    assert disk.hash(-1) == (google_crc32c.value(b"key"), 3, -1)  # as old as nothing is
 
 
 def test_mt21_independent_of_physical_progress(disk: Disk) -> None:
