@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,23 +38,22 @@ class Model:
         return self.revision, response
 
     def _refusal(self, before: State, plan: _Plan) -> type[Exception] | None:
-        """TXN-42 to TXN-44; TXN-43: the plan has no operation of a branch that is not taken."""
-        for name, op in plan.ops:
-            refusal: type[Exception] | None = None
-            if name == "request_txn":
-                refusal = self._refusal(before, op)
+        """TXN-42 to TXN-44: all puts, then all ranges. TXN-43: the plan has nothing of a branch that is not taken."""
+        left = set(before)
+        for name, op in plan.path():
+            if name == "request_delete_range":
+                left -= {kv.key for kv in within(before, op.key, op.range_end)}
             elif name == "request_put":
+                if (op.ignore_value or op.ignore_lease) and op.key not in left:
+                    return KeyNotFoundError
                 if op.lease != 0 and op.lease not in self.leases:
-                    refusal = LeaseNotFound
-                elif (op.ignore_value or op.ignore_lease) and op.key not in before:
-                    refusal = KeyNotFoundError
-            elif name == "request_range":
+                    return LeaseNotFound
+        for name, op in plan.path():
+            if name == "request_range":
                 if op.revision > self.revision:
-                    refusal = FutureRevisionError
-                elif 0 < op.revision < self.compacted:
-                    refusal = CompactedError
-            if refusal is not None:
-                return refusal
+                    return FutureRevisionError
+                if 0 < op.revision < self.compacted:
+                    return CompactedError
         return None
 
 
@@ -63,6 +63,13 @@ class _Plan:
 
     succeeded: bool
     ops: list[tuple[str, Any]]
+
+    def path(self) -> Iterator[tuple[str, Any]]:
+        for name, op in self.ops:
+            if name == "request_txn":
+                yield from op.path()
+            else:
+                yield name, op
 
 
 def _plan(before: State, request: rpc_pb2.TxnRequest) -> _Plan:

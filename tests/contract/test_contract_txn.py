@@ -220,6 +220,22 @@ def test_all_keys_from_one_on_can_be_written_anew(client: Client, prefix: bytes)
     assert client.range(prefix, prefix_end(prefix)).count == 0
 
 
+@pytest.mark.beyond_etcd("3.5.1 ends with a panic")
+@pytest.mark.parametrize("kept", ["ignore_value", "ignore_lease"])
+def test_what_was_deleted_before_cannot_be_kept(client: Client, prefix: bytes, kept: str) -> None:
+    """PUT-03, TXN-42: and nothing at all happens."""
+    before = client.put(prefix + b"k", b"v").header.revision
+    keep = put_op(prefix + b"k", b"" if kept == "ignore_value" else b"v", **{kept: True})
+    for ops in (
+        [delete_op(prefix, b"\x00"), keep],
+        [txn_op([], [delete_op(prefix, b"\x00")]), txn_op([], [keep])],
+    ):
+        with refused(KEY_NOT_FOUND):
+            client.txn(success=ops)
+    assert client.revision() == before
+    assert client.txn(success=[keep, delete_op(prefix, b"\x00")]).header.revision == before + 1
+
+
 def test_branches_are_checked_apart(client: Client, prefix: bytes) -> None:
     """TXN-20: the same key in both branches is no duplicate."""
     client.txn(success=[put_op(prefix)], failure=[put_op(prefix), delete_op(prefix + b"x")])

@@ -96,6 +96,14 @@ def test_failed_creations(client: Client, key: bytes, end: bytes, fields: dict[s
         assert not stream.create(b"k").canceled
 
 
+def test_an_id_in_use_is_the_last_reason_to_refuse(client: Client) -> None:
+    """W-21 comes after W-20."""
+    with client.watch() as stream:
+        stream.create(b"a", watch_id=7)
+        assert stream.create(b"b", b"a", watch_id=7).cancel_reason == _EMPTY_RANGE
+        assert stream.create(b"a", b"b", watch_id=7).cancel_reason == _DUPLICATE
+
+
 @pytest.mark.parametrize(
     ("key", "end", "seen"),
     [
