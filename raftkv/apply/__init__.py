@@ -1,9 +1,29 @@
 """Committed entries become results: the log's requests, transactions, alarms, changes of the membership, the hash of
 all that was done, and the applier that does it."""
 
+from raftkv.apply.access import (
+    Caller,
+    check_access,
+    check_alarm,
+    check_delete_range,
+    check_lease_read,
+    check_lease_write,
+    check_put,
+    check_range,
+    check_txn,
+)
 from raftkv.apply.alarms import CORRUPT, NOSPACE, Alarms
 from raftkv.apply.applier import Applied, Applier, Result
-from raftkv.apply.batch import ITEM_BYTES, Kind, decode_batch, encode_batch
+from raftkv.apply.batch import (
+    AUTH_CHANGES,
+    CLIENT_KINDS,
+    ITEM_BYTES,
+    Kind,
+    decode_as_user,
+    decode_batch,
+    encode_as_user,
+    encode_batch,
+)
 from raftkv.apply.errors import ApplyError, CorruptAlarm, MalformedEntry, NoSpaceAlarm
 from raftkv.apply.member_change import MemberChange, encode_member_change
 from raftkv.apply.quota import LEASE_GRANT_COST_BYTES, PUT_OVERHEAD_BYTES, txn_cost
@@ -11,6 +31,8 @@ from raftkv.apply.state_hash import RecentHashes, first_difference
 from raftkv.apply.txn import run_read_only_txn
 
 __all__ = [
+    "AUTH_CHANGES",
+    "CLIENT_KINDS",
     "CORRUPT",
     "ITEM_BYTES",
     "LEASE_GRANT_COST_BYTES",
@@ -20,6 +42,7 @@ __all__ = [
     "Applied",
     "Applier",
     "ApplyError",
+    "Caller",
     "CorruptAlarm",
     "Kind",
     "MalformedEntry",
@@ -27,7 +50,17 @@ __all__ = [
     "NoSpaceAlarm",
     "RecentHashes",
     "Result",
+    "check_access",
+    "check_alarm",
+    "check_delete_range",
+    "check_lease_read",
+    "check_lease_write",
+    "check_put",
+    "check_range",
+    "check_txn",
+    "decode_as_user",
     "decode_batch",
+    "encode_as_user",
     "encode_batch",
     "encode_member_change",
     "first_difference",

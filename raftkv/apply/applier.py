@@ -9,15 +9,19 @@ the last of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from raftkv.apply import txn as transactions
+from raftkv.apply.access import Caller, check_access
 from raftkv.apply.alarms import CORRUPT, NOSPACE, Alarms
-from raftkv.apply.batch import Kind, count_requests, decode_batch
+from raftkv.apply.auth_changes import CHANGES, AuthChange
+from raftkv.apply.batch import AUTH_CHANGES, Kind, count_requests, decode_as_user, decode_batch
 from raftkv.apply.errors import ApplyError, CorruptAlarm, MalformedEntry, NoSpaceAlarm
 from raftkv.apply.member_change import change_members, decode_member_change, leave_joint, members_body
 from raftkv.apply.quota import txn_cost
 from raftkv.apply.state_hash import RecentHashes, mix
+from raftkv.auth import AuthError, AuthStore, UserEmpty
 from raftkv.backend import Meta, SchemaError
 from raftkv.backend.schema import pack_consistent_index, pack_u64, unpack_consistent_index, unpack_u64
 from raftkv.lease import LeaseError, LeaseNotFound, Lessor, NotPrimaryLessor
@@ -39,11 +43,12 @@ Result: TypeAlias = "tuple[int, bytes] | Exception"
 
 Handler: TypeAlias = Callable[[bytes], "tuple[int, bytes]"]
 
-REFUSALS: Final = (ApplyError, MvccError, LeaseError, MembershipError)
+REFUSALS: Final = (ApplyError, MvccError, LeaseError, MembershipError, AuthError)
 """What a handler may raise as a result. Anything else stops the member (RF-53)."""
 
 COPIES_OF_VALUE: Final = 3
 """A value stands in `current` and in `events`; the third part is what large values waste at the end of their pages."""
+SMALLEST_PAGE_BYTES: Final = 4096
 PAGES_PER_REQUEST: Final = 4
 """Leaves that a put copies, in `current`, `history`, `events` and one more for a block counter or a lease."""
 
@@ -62,14 +67,17 @@ class Applied(NamedTuple):
 
 
 class Applier:
-    """Applies entries to the store, the lessor, the members and the alarms."""
+    """Applies entries to the store, the lessor, the members, the alarms, and the users and their rights."""
 
-    def __init__(self, backend: Backend, store: Store, lessor: Lessor, members: Members, alarms: Alarms) -> None:
+    def __init__(
+        self, backend: Backend, store: Store, lessor: Lessor, members: Members, alarms: Alarms, auth: AuthStore
+    ) -> None:
         self._backend = backend
         self._store = store
         self._lessor = lessor
         self._members = members
         self._alarms = alarms
+        self._auth = auth
         self.index = 0
         """Index of the last applied entry (the consistent index); its effect is in the backend, committed or open."""
         self.term = 0
@@ -98,9 +106,17 @@ class Applier:
             Kind.PUBLISH: self._publish,
             Kind.CLUSTER_VERSION: self._set_cluster_version,
             Kind.MEMBER_UPDATE: self._update_member,
+            Kind.AUTHENTICATE: self._authenticate,
+            Kind.AS_USER: self._as_user,
         }
+        for kind, change in CHANGES.items():
+            self._normal[kind] = partial(self._change_auth, change)
+        self._permitted = self._normal
+        """Kind -> what does it, or refuses because of an alarm, when whoever asks may do it."""
         self._handlers = self._normal
+        """The same for who says nothing of who asks."""
         backend.before_commit = self._before_commit
+        auth.before_write = self._reserve_record
 
     def load(self) -> None:
         """Take the state from the backend: after opening it, and after its store was replaced by a snapshot, when the
@@ -117,6 +133,7 @@ class Applier:
         self._lessor.load(txn)
         self._members.load(txn)
         self._alarms.load(txn)
+        self._auth.load(txn)
         self._choose_handlers()
 
     def _load_hash(self, state_hash: int) -> None:
@@ -330,10 +347,35 @@ class Applier:
         self.cluster_version = message.decode("ascii")
         return self._writer.end(), b""
 
-    # --- what alarms forbid -------------------------------------------------------------------------------------------
+    # --- users and their rights ---------------------------------------------------------------------------------------
+
+    def _as_user(self, data: bytes) -> tuple[int, bytes]:
+        """Whether a user may do it comes before whether anybody may."""
+        identity, kind, message = decode_as_user(data)
+        if self._auth.enabled:
+            check_access(Caller(identity, self._auth, self._lessor, self._txn), kind, message)
+        return self._permitted[kind](message)
+
+    def _change_auth(self, change: AuthChange, message: bytes) -> tuple[int, bytes]:
+        change(self._auth, self._txn, message)
+        self._choose_handlers()
+        return self._writer.end(), b""
+
+    def _authenticate(self, message: bytes) -> tuple[int, bytes]:
+        request = peer_pb2.Authentication.FromString(message)
+        index = self.index + 1
+        token = self._auth.authenticated(request.name, request.auth_revision, request.nonce, index)
+        return self._writer.end(), framed(b"\x12", token.encode()) if token else b""
+
+    def _reserve_record(self, size_bytes: int) -> None:
+        """`growth` knows the request, not the whole of what it changes, nor how many users had a role."""
+        self._backend.reserve_more(PAGES_PER_REQUEST + COPIES_OF_VALUE * (size_bytes // SMALLEST_PAGE_BYTES))
+
+    # --- what alarms and missing rights forbid ------------------------------------------------------------------------
 
     def _choose_handlers(self) -> None:
-        """With an alarm active some kinds of requests are refused, on every member alike; without, nobody checks."""
+        """With an alarm active some kinds of requests are refused, on every member alike, and with auth on, those that
+        are in nobody's name; without, nobody checks."""
         handlers = dict(self._normal)
         if self._alarms.active(NOSPACE):
             handlers |= {
@@ -343,7 +385,8 @@ class Applier:
             }
         if self._alarms.active(CORRUPT):
             handlers |= dict.fromkeys(_REFUSED_WHEN_CORRUPT, _refuse_corrupt)
-        self._handlers = handlers
+        self._permitted = handlers
+        self._handlers = handlers | dict.fromkeys(_USERS_ONLY, _refuse_nobody) if self._auth.enabled else handlers
 
     def _txn_without_puts(self, message: bytes) -> tuple[int, bytes]:
         if txn_cost(rpc_pb2.TxnRequest.FromString(message)):
@@ -362,6 +405,10 @@ _REFUSED_WHEN_CORRUPT: Final = (
 )
 """AL-10."""
 
+_USERS_ONLY: Final = AUTH_CHANGES | {Kind.PUT, Kind.DELETE_RANGE, Kind.TXN, Kind.LEASE_GRANT, Kind.LEASE_REVOKE}
+"""What members ask for as well, in nobody's name, stays allowed (AU-77). Such a request of a client was proposed before
+auth was on."""
+
 
 def _refuse_no_space(_message: bytes) -> Any:
     raise NoSpaceAlarm
@@ -369,6 +416,10 @@ def _refuse_no_space(_message: bytes) -> Any:
 
 def _refuse_corrupt(_message: bytes) -> Any:
     raise CorruptAlarm
+
+
+def _refuse_nobody(_message: bytes) -> Any:
+    raise UserEmpty
 
 
 def _decode_conf_state(raw: bytes | None) -> ConfState:

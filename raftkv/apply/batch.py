@@ -17,6 +17,7 @@ from struct import Struct, error
 from typing import Final, NamedTuple
 
 from raftkv.apply.errors import MalformedEntry
+from raftkv.auth import Identity
 
 BATCH_VERSION: Final = 1
 
@@ -47,6 +48,60 @@ class Kind(IntEnum):
     """raftkvpb.LeaseExpiry: the leader's revoke of a lease that has run out (L-14)"""
     MEMBER_UPDATE = 10
     """etcdserverpb.MemberUpdateRequest. The other changes of members concern consensus and are entries of their own"""
+    AS_USER = 12
+    """A request of one of the kinds in CLIENT_KINDS, and who makes it. See `encode_as_user`"""
+    AUTH_ENABLE = 13
+    """etcdserverpb.AuthEnableRequest"""
+    AUTH_DISABLE = 14
+    """etcdserverpb.AuthDisableRequest"""
+    AUTHENTICATE = 15
+    """raftkvpb.Authentication: a member has found a password right (AU-41)"""
+    USER_ADD = 16
+    """etcdserverpb.AuthUserAddRequest. Here and in the change of a password only the hash is set, never the password"""
+    USER_DELETE = 17
+    """etcdserverpb.AuthUserDeleteRequest"""
+    USER_CHANGE_PASSWORD = 18
+    """etcdserverpb.AuthUserChangePasswordRequest"""
+    USER_GRANT_ROLE = 19
+    """etcdserverpb.AuthUserGrantRoleRequest"""
+    USER_REVOKE_ROLE = 20
+    """etcdserverpb.AuthUserRevokeRoleRequest"""
+    ROLE_ADD = 21
+    """etcdserverpb.AuthRoleAddRequest"""
+    ROLE_DELETE = 22
+    """etcdserverpb.AuthRoleDeleteRequest"""
+    ROLE_GRANT_PERMISSION = 23
+    """etcdserverpb.AuthRoleGrantPermissionRequest"""
+    ROLE_REVOKE_PERMISSION = 24
+    """etcdserverpb.AuthRoleRevokePermissionRequest"""
+
+
+AUTH_CHANGES: Final = frozenset(
+    {
+        Kind.AUTH_ENABLE,
+        Kind.AUTH_DISABLE,
+        Kind.USER_ADD,
+        Kind.USER_DELETE,
+        Kind.USER_CHANGE_PASSWORD,
+        Kind.USER_GRANT_ROLE,
+        Kind.USER_REVOKE_ROLE,
+        Kind.ROLE_ADD,
+        Kind.ROLE_DELETE,
+        Kind.ROLE_GRANT_PERMISSION,
+        Kind.ROLE_REVOKE_PERMISSION,
+    }
+)
+CLIENT_KINDS: Final = AUTH_CHANGES | {
+    Kind.PUT,
+    Kind.DELETE_RANGE,
+    Kind.TXN,
+    Kind.COMPACT,
+    Kind.LEASE_GRANT,
+    Kind.LEASE_REVOKE,
+    Kind.ALARM,
+    Kind.MEMBER_UPDATE,
+}
+"""What clients ask for. The others only members say to each other, in nobody's name."""
 
 
 class Batch(NamedTuple):
@@ -58,6 +113,7 @@ class Batch(NamedTuple):
 
 _HEAD: Final = Struct(">BQQI")
 _ITEM: Final = Struct(">BI")
+_AS_USER: Final = Struct(">QBI")
 HEAD_BYTES: Final = _HEAD.size
 ITEM_BYTES: Final = _ITEM.size
 
@@ -95,3 +151,30 @@ def decode_batch(data: bytes) -> Batch:
     if position != len(data):
         raise MalformedEntry(f"an entry of {len(data)} bytes whose requests take {position}")
     return Batch(proposer, number, requests)
+
+
+# --- in whose name ----------------------------------------------------------------------------------------------------
+#
+#     auth revision 8B | kind 1B | length of the user name 4B | user name, UTF-8 | request
+
+
+def encode_as_user(identity: Identity, kind: int, message: bytes) -> bytes:
+    """The message of an AS_USER request; `kind` is one of CLIENT_KINDS. NO_IDENTITY is an identity too (AU-48)."""
+    assert kind in CLIENT_KINDS, "what members say to each other is in nobody's name"
+    name = identity.user.encode()
+    return _AS_USER.pack(identity.auth_revision, kind, len(name)) + name + message
+
+
+def decode_as_user(data: bytes) -> tuple[Identity, int, bytes]:
+    """(identity, kind, message). Raises MalformedEntry for what `encode_as_user` does not make."""
+    try:
+        revision, kind, size = _AS_USER.unpack_from(data)
+        start = _AS_USER.size + size
+        user = data[_AS_USER.size : start].decode()
+    except (error, UnicodeDecodeError) as damage:
+        raise MalformedEntry(f"a user's request of {len(data)} bytes does not say whose it is") from damage
+    if start > len(data):
+        raise MalformedEntry(f"a user's request of {len(data)} bytes ends in the middle of the user's name")
+    if kind not in CLIENT_KINDS:
+        raise MalformedEntry(f"a user's request is of kind {kind}, which no user can make: upgrade this raftkv")
+    return Identity(user, revision), kind, data[start:]

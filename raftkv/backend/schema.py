@@ -104,7 +104,7 @@ class Meta:
     AUTH_ENABLED: Final = b"auth_enabled"
     """b"\\x01" when on; absent when off."""
     AUTH_REVISION: Final = b"auth_revision"
-    """U64."""
+    """U64, at least 1. Absent: 1, as before the first change."""
 
 
 U64: Final = Struct(">Q")

@@ -215,6 +215,7 @@ def _build(values: dict[str, Any], inputs: Inputs) -> Config:
         corrupt_check_time_s=seconds("corrupt-check-time"),
         compact_hash_check_time_s=seconds("compact-hash-check-time"),
         downgrade_check_time_s=seconds("downgrade-check-time"),
+        bootstrap_defrag_threshold_bytes=take("bootstrap-defrag-threshold-megabytes") << 20,
         client_tls=take("client-tls"),
         peer_tls=take("peer-tls"),
         self_signed_cert_validity_years=take("self-signed-cert-validity"),

@@ -155,6 +155,8 @@ class Config:
     """0: off."""
     compact_hash_check_time_s: float
     downgrade_check_time_s: float
+    bootstrap_defrag_threshold_bytes: int
+    """0: never."""
 
     client_tls: TlsFiles
     peer_tls: TlsFiles

@@ -141,6 +141,34 @@ class LeaseExpiry(_message.Message):
 Global___LeaseExpiry: _TypeAlias = LeaseExpiry  # noqa: Y015
 
 @_typing.final
+class Authentication(_message.Message):
+    """A member has found a user's password right, at that authRevision (AU-41)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    AUTH_REVISION_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    auth_revision: _builtins.int
+    nonce: _builtins.str
+    """What the token begins with (AU-43); empty when tokens are not kept by the members but signed."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        auth_revision: _builtins.int = ...,
+        nonce: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth_revision", b"auth_revision", "name", b"name", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Authentication: _TypeAlias = Authentication  # noqa: Y015
+
+@_typing.final
 class ProbeRequest(_message.Message):
     """Probe: answered at once. For round-trip times, and to tell who is there."""
 

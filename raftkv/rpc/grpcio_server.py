@@ -23,6 +23,7 @@ from raftkv.rpc.service import (
     StreamHandler,
     StreamReceiver,
     UnaryHandler,
+    UnaryWaiter,
     unimplemented_text,
 )
 from raftkv.rpc.stats import Stats
@@ -110,7 +111,8 @@ class GrpcioServer:
             call = _GrpcioCall(self, method, context)
             call.stats.received += 1
             try:
-                call.guard(handler, call, request)
+                if call.admitted():
+                    call.guard(handler, call, request)
                 await call.wait_ended()
                 await call.abort_if_failed()
                 return call.take_reply()
@@ -147,7 +149,8 @@ def _make_generic_handler(server: GrpcioServer) -> Any:
 
 async def _serve_stream(call: _GrpcioCall, requests: AsyncIterator[bytes]) -> None:
     """Requests go to the receiver as they come, messages to the client as fast as it takes them."""
-    call.meet(call.guard(cast(StreamHandler, call.method.handler), call))
+    if call.admitted():
+        call.meet(call.guard(cast(StreamHandler, call.method.handler), call))
     reading = asyncio.ensure_future(_read_requests(call, requests))
     try:
         while (message := await call.next_message()) is not None:
@@ -183,6 +186,7 @@ class _GrpcioCall:
         self.done = False
         """The status is decided."""
         self.queued_bytes = 0
+        self.identity: Any = None
         left_s = context.time_remaining()
         self.deadline: float | None = None
         if left_s is not None:
@@ -216,8 +220,15 @@ class _GrpcioCall:
                 self._metadata.setdefault(name, text)
         return self._metadata.get(key)
 
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        if self.done:
+            callback()
+        else:
+            self.receiver = UnaryWaiter(callback)
+
     def reply(self, message: bytes) -> None:
         if not self.done:
+            self.receiver = None  # a unary call's, if any: answered is not what it waits for
             self._queue.append(message)
             self.stats.sent += 1
             self._settle(Code.OK)
@@ -250,6 +261,15 @@ class _GrpcioCall:
             self._settle(Code.OK)
 
     # --- as the server sees it
+
+    def admitted(self) -> bool:
+        """False, and the call is refused, when its metadata is not acceptable."""
+        admit = self.method.admit
+        refused = None if admit is None else admit(self.metadata)
+        if refused is None:
+            return True
+        self.fail(*refused)
+        return False
 
     def guard(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a handler; one that raises is our mistake and fails its own call only."""

@@ -7,9 +7,9 @@ request and a small reply makes no object but the call itself. Knows nothing of 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from struct import Struct
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from raftkv.rpc.codes import Code, RpcError
 from raftkv.rpc.frames import END_HEADERS, END_STREAM, HEADERS, ErrorCode
@@ -22,7 +22,15 @@ from raftkv.rpc.grpc import (
 )
 from raftkv.rpc.message_stream import MessageStream
 from raftkv.rpc.server_context import CallHead
-from raftkv.rpc.service import TEXT_DEADLINE, Method, MethodKind, StreamHandler, StreamReceiver, UnaryHandler
+from raftkv.rpc.service import (
+    TEXT_DEADLINE,
+    Method,
+    MethodKind,
+    StreamHandler,
+    StreamReceiver,
+    UnaryHandler,
+    UnaryWaiter,
+)
 from raftkv.rpc.streams import Stream
 
 if TYPE_CHECKING:
@@ -69,6 +77,7 @@ class ServerCall(ServerStream, MessageStream):
         "deadline",
         "done",
         "head",
+        "identity",
     )
 
     def __init__(self, connection: ServerConnection, stream_id: int, head: CallHead) -> None:
@@ -78,6 +87,7 @@ class ServerCall(ServerStream, MessageStream):
         self.done = False
         """The status is decided; the trailers may still wait behind queued messages."""
         self.deadline: float | None = None
+        self.identity: Any = None
         self._tick = 0
         self._reader: MessageReader | None = None
         self._receiver: StreamReceiver | None = None
@@ -104,6 +114,12 @@ class ServerCall(ServerStream, MessageStream):
 
     def metadata(self, key: str) -> str | None:
         return self.head.metadata(key)
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        if self.done:
+            callback()
+        else:
+            self._receiver = UnaryWaiter(callback)
 
     def reply(self, message: bytes) -> None:
         if self.done:

@@ -135,6 +135,8 @@ class ServerContext:
             head.refusal = (Code.UNIMPLEMENTED, unimplemented_text(self.routes, path), b"")
         elif encoding not in (b"identity", b"gzip"):
             head.refusal = (Code.UNIMPLEMENTED, *unsupported_encoding_trailers(encoding))
+        elif method.admit is not None and (refused := method.admit(head.metadata)) is not None:
+            head.refusal = (*refused, b"")
         else:
             head.method = method
             head.stats = self.stats.of_method(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from raftkv.rpc.codes import Code
 
@@ -30,6 +30,9 @@ class Call(Protocol):
     After the call has ended, for whichever reason, `reply`, `fail`, `send` and `finish` do nothing: a
     handler that answers late need not ask first.
     """
+
+    identity: Any
+    """For the layers above: what they know of who calls. None at first."""
 
     @property
     def method(self) -> Method: ...
@@ -59,6 +62,13 @@ class Call(Protocol):
 
         Bytes that are not UTF-8 appear as lone surrogates (`surrogateescape`), so that a handler can tell
         (G-24). The value of a `-bin` key is base64-decoded first and presented in the same way.
+        """
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """For a unary handler that answers later: call back once if the call ends otherwise than by `reply`, at once
+        if it has ended already.
+
+        A stream has its receiver for that. When the handler itself ends the call, this runs inside its `fail`.
         """
 
     def reply(self, message: bytes) -> None:
@@ -95,8 +105,27 @@ class StreamReceiver(Protocol):
         """The queue fell below the low mark after `send` had said False."""
 
 
+class UnaryWaiter:
+    """What a unary call has in place of a receiver while its handler waits: nothing comes but the end."""
+
+    __slots__ = ("on_closed",)
+
+    def __init__(self, on_closed: Callable[[], None]) -> None:
+        self.on_closed = on_closed
+
+    def on_message(self, message: bytes) -> None: ...
+
+    def on_half_close(self) -> None: ...
+
+    def on_writable(self) -> None: ...
+
+
 UnaryHandler = Callable[[Call, bytes], None]
 StreamHandler = Callable[[Call], StreamReceiver]
+
+Admit = Callable[[Callable[[str], str | None]], tuple[Code, str] | None]
+"""admit(metadata): why a call with such metadata (`Call.metadata`) is refused, or None. Depends on nothing else: the
+answer is remembered with the request head."""
 
 
 class Method(NamedTuple):
@@ -105,6 +134,8 @@ class Method(NamedTuple):
     path: str
     kind: MethodKind
     handler: UnaryHandler | StreamHandler
+    admit: Admit | None = None
+    """Asked before the handler is."""
 
 
 Routes = Mapping[bytes, Method]

@@ -18,7 +18,8 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from raftkv.apply import Alarms, Applier
-from raftkv.backend import Backend, BackendError, Meta, settle_received
+from raftkv.auth import AuthStore
+from raftkv.backend import Backend, BackendError, Meta, NoSpaceError, settle_received
 from raftkv.backend.schema import pack_consistent_index, pack_u64, unpack_u64
 from raftkv.config import StartError
 from raftkv.lease import Lessor
@@ -84,6 +85,7 @@ class Booted(NamedTuple):
     lessor: Lessor
     members: Members
     alarms: Alarms
+    auth: AuthStore
     applier: Applier
     lock: DirectoryLock
 
@@ -159,9 +161,11 @@ def _open(config: Config, store_dir: Path, lock: DirectoryLock, founding: Foundi
     # The log has decided whether a snapshot that was being installed counts (RF-46).
     settle_received(store_dir, (contents.base.index, contents.base.term))
     backend = Backend.open(store_dir)
+    _defragment_if_due(config, backend)
     tables = backend.tables
     store, lessor, members, alarms = Store(tables), Lessor(tables), Members(tables), Alarms(tables)
-    applier = Applier(backend, store, lessor, members, alarms)
+    auth = AuthStore(tables)
+    applier = Applier(backend, store, lessor, members, alarms, auth)
     applier.load()
     _refuse_other_owner(config, store_dir, backend, ids)
     _refuse_mismatch(contents, applier, config)
@@ -178,7 +182,23 @@ def _open(config: Config, store_dir: Path, lock: DirectoryLock, founding: Foundi
             )
         contents = force_new_cluster(ids.member_id, wal, contents, backend, applier, members)
     storage = _remember_log(contents, applier)
-    return Booted(*ids, applier.conf_state, backend, wal, storage, store, lessor, members, alarms, applier, lock)
+    return Booted(*ids, applier.conf_state, backend, wal, storage, store, lessor, members, alarms, auth, applier, lock)
+
+
+def _defragment_if_due(config: Config, backend: Backend) -> None:
+    """MT-32. Free pages are used again all the same: a disk too full for the copy is no reason not to start."""
+    reclaimable_bytes = backend.size_bytes - backend.in_use_bytes
+    threshold_bytes = config.bootstrap_defrag_threshold_bytes
+    if not threshold_bytes or reclaimable_bytes < threshold_bytes:
+        return
+    job = backend.begin_defragment()
+    try:
+        job.run()
+    except NoSpaceError as failure:
+        backend.abandon_defragment(job)
+        _log.warning("not defragmented at start", extra={"kv": {"reason": str(failure)}})
+    else:
+        backend.finish_defragment(job)
 
 
 def _refuse_other_owner(config: Config, store_dir: Path, backend: Backend, ids: Ids) -> None:

@@ -20,6 +20,7 @@ from raftkv.lease import min_ttl_s
 from raftkv.mvcc.watch import WatchHub
 from raftkv.raft import NOBODY, RawNode, Role
 from raftkv.raft import Config as RaftConfig
+from raftkv.server.authenticator import Authenticator
 from raftkv.server.autocompact import AutoCompactor, make_plan
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.compactor import Compactor
@@ -36,6 +37,7 @@ from raftkv.server.reads import Read, Reads
 from raftkv.server.ready_loop import ReadyLoop
 from raftkv.server.reconfiguration import Reconfiguration
 from raftkv.server.slices import Slices
+from raftkv.server.slow_requests import SlowRequests
 from raftkv.server.space_watch import SpaceWatch
 from raftkv.server.waiting import Waiting
 from raftkv.version import CLUSTER_VERSION
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from raftkv.config import Config
     from raftkv.raft import Entry, Message, ReadState, Snapshot, SoftState
     from raftkv.raft import Status as RaftStatus
+    from raftkv.server.authenticator import SignedTokens
     from raftkv.server.bootstrap import Booted
     from raftkv.server.defragment import Pausable
     from raftkv.server.leader_calls import Status
@@ -80,8 +83,9 @@ class Node:
         config: Config,
         booted: Booted,
         status_of: Callable[[Exception], Status],
+        signed_tokens: SignedTokens | None = None,
     ) -> None:
-        """`status_of`: what a client is told of an error (api.errors)."""
+        """`status_of`: what a client is told of an error (api.errors). `signed_tokens`: of --auth-token=jwt."""
         self.loop = loop
         self.config = config
         self.member_id = booted.member_id
@@ -91,6 +95,7 @@ class Node:
         self.lessor = booted.lessor
         self.members = booted.members
         self.alarms = booted.alarms
+        self.auth = booted.auth
         self.applier = booted.applier
         self.hub = WatchHub(self.store, self.backend.tables)
         self.slices = Slices(loop, self.on_fatal)
@@ -116,10 +121,11 @@ class Node:
         self._last_version_check_s = 0.0
         # Higher than any number of an earlier life, as long as clocks go forward between restarts and fewer than a
         # thousand batches are proposed in a millisecond.
-        self._proposals = Proposals(self.member_id, int(time.time() * 1000) << 10, loop.time)
+        self.slow_requests = SlowRequests(config.warning_unary_request_duration_s)
+        self._proposals = Proposals(self.member_id, int(time.time() * 1000) << 10, loop.time, self.slow_requests)
         rawnode = RawNode(self._raft_config(), booted.storage, random.SystemRandom())
         self._rawnode = rawnode
-        self._reads = Reads(rawnode, secrets.randbits(62))
+        self._reads = Reads(rawnode, secrets.randbits(62), self.slow_requests)
         self._ready_loop = ReadyLoop(loop, rawnode, booted.storage, booted.wal, self._proposals, self)
         self.schedule = self._ready_loop.schedule
         """Something was given to the core, or may be proposed: have a turn soon."""
@@ -133,7 +139,7 @@ class Node:
             self.on_fatal,
         )
         self.pausables: tuple[Pausable, ...] = (self._ready_loop, self.compactor, self._checkpoints)
-        self._rebindables = (self.store, self.lessor, self.members, self.alarms, self.hub)
+        self._rebindables = (self.store, self.lessor, self.members, self.alarms, self.auth, self.hub)
         self.exchange = asyncio.Lock()
         """Held while the open store is being replaced."""
         self._defragmenter = Defragmenter(self.backend, self.pausables, self._rebindables, self.on_fatal, self.exchange)
@@ -156,6 +162,8 @@ class Node:
         if config.auto_compaction is not None:
             plan = make_plan(config.auto_compaction)
             self.on_tick(AutoCompactor(plan, self.store, lambda: self.leads, self.propose).on_tick)
+        self.authenticator = Authenticator(self, signed_tokens)
+        self.on_tick(self.authenticator.on_tick)
         self._join_others(booted, rawnode, status_of)
 
     def _join_others(self, booted: Booted, rawnode: RawNode, status_of: Callable[[Exception], Status]) -> None:
@@ -179,6 +187,7 @@ class Node:
         )
         self.leadership = Leadership(rawnode, links.connected_since, self.schedule, self.config.request_timeout_s)
         self.leader_calls = LeaderCalls(self, status_of)
+        self.on_tick(self.slow_requests.on_tick)
         self.on_tick(self.peering.on_tick)
         self.on_tick(self.leadership.on_tick)
         self.on_tick(self.leader_calls.on_tick)
@@ -232,6 +241,7 @@ class Node:
         self.compactor.pause()
         self._ready_loop.stop()
         self._fail_waiting()
+        self.authenticator.close()
         await self.peering.stop()
         await self._defragmenter.settled()
         await self._checkpoints.stop()
@@ -248,6 +258,7 @@ class Node:
         self.reconfiguration.fail_all(Stopped())
         self.leadership.fail_all()
         self.leader_calls.fail_all(Stopped())
+        self.authenticator.fail_all(Stopped())
 
     def on_fatal(self, failure: Exception) -> None:
         """The disk failed, or we made a mistake: nothing may be acknowledged any more (RF-53, RF-73)."""
@@ -441,6 +452,7 @@ class Node:
         # What was proposed here may be in that store already, and no entry will come to tell.
         self._proposals.fail_in_flight(RequestTimedOut())
         self._reads.on_applied(self.applier.index)
+        self.authenticator.on_applied(self.applier.index)
         self.peering.update_links()
         self.compactor.wake()
         self.wake_watchers()
@@ -470,6 +482,7 @@ class Node:
 
     def on_committed(self, entries: Sequence[Entry]) -> None:
         started_s = time.perf_counter()
+        self.space.before_apply(entries)
         self.backend.reserve_batch(*self.applier.growth(entries))
         applied, events = self.applier.apply(entries)
         for each in applied:
@@ -486,6 +499,7 @@ class Node:
         self.hub.publish(events)
         self._reads.on_applied(self.applier.index)
         self.leader_calls.on_applied(self.applier.index)
+        self.authenticator.on_applied(self.applier.index)
         if self.reconfiguration.waits:  # later: the core has yet to hear that this batch is applied
             self.loop.call_soon(self.reconfiguration.go_on, self.loop.time())
         self._rawnode.attest(self.applier.index, self.applier.state_hash)

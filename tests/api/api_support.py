@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from raftkv.api.context import ApiContext
 from raftkv.apply import Alarms, Applier, Kind, encode_batch
+from raftkv.auth import AuthStore
 from raftkv.backend import Backend
 from raftkv.lease import Lessor
 from raftkv.membership import Members
@@ -31,6 +32,8 @@ class FakeCall:
     def __init__(self, room: int | None = None, **metadata: str) -> None:
         self.room = room
         self.cancelled = False
+        self.identity: Any = None
+        self.tls_common_name: str | None = None
         self.replies: list[bytes] = []
         self.sent: list[bytes] = []
         self.failure: tuple[Code, str] | None = None
@@ -63,7 +66,8 @@ class FakeNode:
         tables = self.backend.tables
         self.store, self.lessor = Store(tables), Lessor(tables)
         self.members = Members(tables)
-        self.applier = Applier(self.backend, self.store, self.lessor, self.members, Alarms(tables))
+        self.auth = AuthStore(tables)
+        self.applier = Applier(self.backend, self.store, self.lessor, self.members, Alarms(tables), self.auth)
         self.applier.load()
         self.hub = WatchHub(self.store, tables)
         self.cluster_id, self.member_id, self.leader_id = CLUSTER_ID, MEMBER_ID, MEMBER_ID

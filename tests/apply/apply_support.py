@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from google.protobuf.message import Message
 
 from raftkv.apply import Alarms, Applied, Applier, Kind, encode_batch, encode_member_change
+from raftkv.auth import AuthStore
 from raftkv.backend import Backend
 from raftkv.backend.received import Expected, ReceivedStore
 from raftkv.backend.schema import Meta, Tables, pack_u64
@@ -56,7 +57,8 @@ class Machine:
         tables = self.backend.tables
         self.store = Store(tables, block_entries=2)
         self.lessor, self.members, self.alarms = Lessor(tables), Members(tables), Alarms(tables)
-        self.applier = Applier(self.backend, self.store, self.lessor, self.members, self.alarms)
+        self.auth = AuthStore(tables)
+        self.applier = Applier(self.backend, self.store, self.lessor, self.members, self.alarms, self.auth)
         self.applier.load()
 
     def apply(self, *requests: Request) -> list[Any]:
@@ -113,7 +115,7 @@ class Machine:
         received.finish(Expected(copy.consistent_index, copy.term, CLUSTER_ID, conf_state, MEMBER_ID))
         copy.close()
         self.backend.install(received)
-        for each in (self.store, self.lessor, self.members, self.alarms):
+        for each in (self.store, self.lessor, self.members, self.alarms, self.auth):
             each.rebind(self.backend.tables)
         self.applier.load()
 

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from rpc_kit import EchoService, bound_socket, run, until
 
+from raftkv.rpc.codes import Code
 from raftkv.rpc.grpcio_server import GrpcioServer
 from raftkv.rpc.limits import Limits
 from raftkv.rpc.listener import Listener
@@ -124,6 +125,23 @@ def test_py_03_metadata(serve: Callable[..., None]) -> None:
         metadata = (("token", "abc"), ("hasleader", "true"), ("raw-bin", b"bin"), ("token", "second"))
         reply = await channel.unary_unary("/test.Echo/Meta")(b"token,hasleader,raw-bin,missing", metadata=metadata)
         assert reply == b"['abc', 'true', 'bin', None]"
+
+    serve(scenario)
+
+
+def test_who_calls_is_noted_call_by_call(serve: Callable[..., None]) -> None:
+    """`Call.identity` is nobody's at first, on a connection that has served others too."""
+
+    async def scenario(channel: grpc.aio.Channel, service: EchoService, stats: Stats) -> None:
+        for caller in ("alice", "bob"):
+            waiting = channel.unary_unary("/test.Echo/Hold")(b"x")
+            await until(lambda: bool(service.held))
+            call, _ = service.held.pop()
+            assert call.identity is None
+            call.identity = caller
+            assert call.identity == caller
+            call.reply(b"y")
+            assert await waiting == b"y"
 
     serve(scenario)
 
@@ -259,3 +277,39 @@ def test_connections_beyond_the_limit_are_closed() -> None:
         listener.close()
 
     run(main)
+
+
+def test_a_unary_call_that_waits_hears_of_its_end(serve: Callable[..., None]) -> None:
+    """Cancelled, out of time, refused or ended before anybody asked: once each; answered: not at all."""
+
+    async def scenario(channel: grpc.aio.Channel, service: EchoService, stats: Stats) -> None:
+        hold = channel.unary_unary("/test.Echo/Hold")
+        ended: list[str] = []
+
+        async def held(name: str, timeout_s: float | None = None) -> tuple[Any, Any]:
+            seen = len(service.held)
+            call = hold(b"", timeout=timeout_s)
+            await until(lambda: len(service.held) > seen)
+            server_call, _ = service.held[-1]
+            server_call.when_closed(lambda: ended.append(name))
+            return call, server_call
+
+        cancelled, server_call = await held("cancelled")
+        cancelled.cancel()
+        await until(lambda: "cancelled" in ended)
+        server_call.when_closed(lambda: ended.append("at once"))
+        late, _ = await held("late", 0.1)
+        assert (await error_of(late))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: "late" in ended)
+        refused, server_call = await held("refused")
+        server_call.fail(Code.NOT_FOUND, "no")
+        assert await error_of(refused) == (grpc.StatusCode.NOT_FOUND, "no")
+        answered, server_call = await held("answered")
+        server_call.reply(b"yes")
+        assert await answered == b"yes"
+        large, server_call = await held("large")
+        server_call.reply(bytes(3_000_000))
+        assert len(await large) == 3_000_000
+        assert ended == ["cancelled", "at once", "late", "refused"]
+
+    serve(scenario)

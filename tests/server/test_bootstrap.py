@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.apply import Kind, encode_batch
-from raftkv.backend import Backend
+from raftkv.backend import Backend, Defragmentation, NoSpaceError
 from raftkv.config import Config, StartError, load
 from raftkv.pb import rpc_pb2
 from raftkv.raft import Entry, HardState
@@ -187,3 +187,56 @@ def test_a_directory_in_use_names_the_process_that_uses_it(tmp_path: Path) -> No
 def test_a_data_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     assert "cannot be used" in refusal(config(tmp_path / "data"))
+
+
+# --- defragmentation at start -----------------------------------------------------------------------------------------
+
+FREED_BYTES = 4 << 20
+
+
+def _store_with_free_pages(directory: Path) -> int:
+    """A member whose store was larger once; the size of its file in use and free."""
+    make(directory)
+    backend = Backend.open(directory / "member" / "snap")
+    key, junk = b"junk", bytes(FREED_BYTES)
+    backend.begin_write().put(key, junk, db=backend.tables.meta)
+    backend.commit()
+    backend.begin_write().delete(key, db=backend.tables.meta)
+    backend.commit()
+    size_bytes = backend.size_bytes
+    backend.close()
+    return size_bytes
+
+
+def test_much_to_free_is_freed_at_start(tmp_path: Path) -> None:
+    """MT-32."""
+    size_bytes = _store_with_free_pages(tmp_path)
+    booted = boot(config(tmp_path, "--bootstrap-defrag-threshold-megabytes=3"))
+    assert booted.backend.size_bytes < size_bytes - (3 << 20)
+    assert ids(booted) == (DEFAULT_MEMBER, DEFAULT_CLUSTER)
+    close(booted)
+
+
+@pytest.mark.parametrize("megabytes", [0, 5], ids=["never", "too little"])
+def test_little_to_free_is_left(tmp_path: Path, megabytes: int) -> None:
+    """MT-32."""
+    size_bytes = _store_with_free_pages(tmp_path)
+    booted = boot(config(tmp_path, f"--bootstrap-defrag-threshold-megabytes={megabytes}"))
+    assert booted.backend.size_bytes == size_bytes
+    close(booted)
+
+
+def test_no_room_for_the_copy_does_not_keep_a_member_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size_bytes = _store_with_free_pages(tmp_path)
+
+    def full_disk(_job: object) -> None:
+        raise NoSpaceError("no room for a compacted copy")
+
+    monkeypatch.setattr(Defragmentation, "run", full_disk)
+    booted = boot(config(tmp_path, "--bootstrap-defrag-threshold-megabytes=3"))
+    assert booted.backend.size_bytes == size_bytes
+    booted.backend.begin_write().put(b"goes on", b"1", db=booted.backend.tables.meta)
+    booted.backend.commit()
+    close(booted)

@@ -87,10 +87,9 @@ COMPACTION: Final = (
         INT,
         "0",
         Group.COMPACTION,
-        "Megabytes that a defragmentation at start must free to be done.",
+        "Megabytes that a defragmentation at start must free to be done. 0 means never.",
         minimum=0,
         experimental=True,
-        no_effect="freed pages are used again, so no defragmentation at start is needed",
     ),
 )
 
