@@ -102,6 +102,7 @@ class Applier:
             Kind.LEASE_GRANT: self._lease_grant,
             Kind.LEASE_REVOKE: self._lease_revoke,
             Kind.LEASE_EXPIRE: self._lease_expire,
+            Kind.LEASE_CHECKPOINT: self._lease_checkpoint,
             Kind.ALARM: self._alarm,
             Kind.PUBLISH: self._publish,
             Kind.CLUSTER_VERSION: self._set_cluster_version,
@@ -309,6 +310,18 @@ class Applier:
         if expiry.term != self._entry_term:
             raise NotPrimaryLessor
         return self._end_lease(expiry.ID)
+
+    def _lease_checkpoint(self, message: bytes) -> tuple[int, bytes]:
+        """Void in another term, as an expiry is: the lease may have been renewed by the leader of that one. Leases that
+        are gone meanwhile need none."""
+        request = peer_pb2.LeaseCheckpoints.FromString(message)
+        if request.term != self._entry_term:
+            raise NotPrimaryLessor
+        self._backend.reserve_more(PAGES_PER_REQUEST * len(request.leases))
+        for lease in request.leases:
+            if lease.ID in self._lessor:
+                self._lessor.checkpoint(self._txn, lease.ID, lease.remaining_s)
+        return self._writer.end(), b""
 
     def _end_lease(self, lease_id: int) -> tuple[int, bytes]:
         """Delete all attached keys, sorted, in one revision, and the lease with them (L-11)."""

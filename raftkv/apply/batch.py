@@ -44,6 +44,8 @@ class Kind(IntEnum):
     raftkv wrote etcdserverpb.Member, which reads the same"""
     CLUSTER_VERSION = 9
     """ASCII, like 3.6.0 (F-76)"""
+    LEASE_CHECKPOINT = 25
+    """raftkvpb.LeaseCheckpoints: how much the leader says is left of long leases (L-54)"""
     LEASE_EXPIRE = 11
     """raftkvpb.LeaseExpiry: the leader's revoke of a lease that has run out (L-14)"""
     MEMBER_UPDATE = 10

@@ -169,6 +169,53 @@ class Authentication(_message.Message):
 Global___Authentication: _TypeAlias = Authentication  # noqa: Y015
 
 @_typing.final
+class LeaseCheckpoints(_message.Message):
+    """How much is left of long leases, says the leader of that term, for the next one to begin with (L-54); 0: all of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRemaining]: ...
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        leases: _abc.Iterable[Global___LeaseRemaining] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseCheckpoints: _TypeAlias = LeaseCheckpoints  # noqa: Y015
+
+@_typing.final
+class LeaseRemaining(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REMAINING_S_FIELD_NUMBER: _builtins.int
+    ID: _builtins.int
+    remaining_s: _builtins.int
+    def __init__(
+        self,
+        *,
+        ID: _builtins.int = ...,
+        remaining_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ID", b"ID", "remaining_s", b"remaining_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseRemaining: _TypeAlias = LeaseRemaining  # noqa: Y015
+
+@_typing.final
 class ProbeRequest(_message.Message):
     """Probe: answered at once. For round-trip times, and to tell who is there."""
 

@@ -157,7 +157,7 @@ class LeaderCalls:
             return
         response = rpc_pb2.LeaseKeepAliveResponse(ID=rpc_pb2.LeaseKeepAliveRequest.FromString(body).ID)
         try:
-            response.TTL = self._node.lessor.renew(response.ID, self._node.now())
+            response.TTL = self._node.lease_keeper.renew(response.ID, self._node.now())
         except (LeaseNotFound, LeaseExpired):
             response.TTL = 0  # unknown, revoked, or run out and about to be revoked (L-21, L-25)
         answer(context, response.SerializeToString())

@@ -152,12 +152,13 @@ class Node:
             self._ready_loop.check_log_space,
             self.propose,
         )
-        self._leases = LeaseKeeper(
+        self.lease_keeper = LeaseKeeper(
             self.lessor,
             self.propose,
             lambda: self._rawnode.term,
             config.election_timeout_ms / 1000,
             LATE_TICKS * config.heartbeat_interval_ms / 1000,
+            checkpoints=config.feature_gates["LeaseCheckpoint"],
         )
         if config.auto_compaction is not None:
             plan = make_plan(config.auto_compaction)
@@ -295,7 +296,7 @@ class Node:
             self._rawnode.tick()
             self._proposals.expire(now - self.config.request_timeout_s, self.waiting.proposal_error)
             self._reads.on_tick(now, self.config.request_timeout_s, RequestTimedOut())
-            self._leases.on_tick(now)
+            self.lease_keeper.on_tick(now)
             self._checkpoints.on_tick(now)
             self.reconfiguration.go_on(now)
             self._trim_log()
@@ -348,7 +349,7 @@ class Node:
     @property
     def leads(self) -> bool:
         """This member leads and knows every lease (L-50)."""
-        return self._leases.primary
+        return self.lease_keeper.primary
 
     @property
     def committed(self) -> int:
@@ -446,7 +447,7 @@ class Node:
         for each in self._rebindables[:-1]:
             each.rebind(tables)
         self.applier.load()
-        self._leases.primary = False  # loading has ended what the lessor knew as leader
+        self.lease_keeper.primary = False  # loading has ended what the lessor knew as leader
         self.hub.resync_all(tables)
         self.quota.update()
         # What was proposed here may be in that store already, and no entry will come to tell.
@@ -463,8 +464,8 @@ class Node:
         self.leader_id = soft_state.lead
         self._is_leader = soft_state.role is Role.LEADER
         self.waiting.on_leader(soft_state.lead, now)
-        if not self._is_leader and self._leases.primary:
-            self._leases.demote()
+        if not self._is_leader and self.lease_keeper.primary:
+            self.lease_keeper.demote()
         if new_leader:
             self._reads.on_leader_changed(LeaderChanged(), now)
             self.leadership.on_leader(soft_state.lead)
@@ -504,8 +505,8 @@ class Node:
             self.loop.call_soon(self.reconfiguration.go_on, self.loop.time())
         self._rawnode.attest(self.applier.index, self.applier.state_hash)
         self.peering.divergence.on_applied()
-        if self._is_leader and not self._leases.primary and self.applier.term == self._rawnode.term:
-            self._leases.promote(self.loop.time())
+        if self._is_leader and not self.lease_keeper.primary and self.applier.term == self._rawnode.term:
+            self.lease_keeper.promote(self.loop.time())
         self.compactor.wake()
         took_s = time.perf_counter() - started_s
         if took_s > self.config.warning_apply_duration_s:

@@ -389,3 +389,30 @@ def test_a_lease_runs_out_only_under_the_leader_that_says_so(machine: Machine) -
     [ended] = machine.apply((Kind.LEASE_EXPIRE, peer_pb2.LeaseExpiry(ID=7, term=TERM).SerializeToString()))
     assert ended == (revision + 1, b"")
     assert 7 not in machine.lessor
+
+
+def _checkpoint(term: int, *leases: tuple[int, int]) -> tuple[Kind, bytes]:
+    message = peer_pb2.LeaseCheckpoints(term=term)
+    for lease_id, remaining_s in leases:
+        message.leases.add(ID=lease_id, remaining_s=remaining_s)
+    return Kind.LEASE_CHECKPOINT, message.SerializeToString()
+
+
+def test_what_is_left_of_leases_is_kept_for_the_next_leader(machine: Machine) -> None:
+    """L-54, L-55: over a restart too; a lease that is gone is no error."""
+    machine.apply(grant(7, 600), grant(8, 600))
+    assert machine.apply(_checkpoint(TERM, (7, 250), (9, 10), (8, 300))) == [(machine.store.current_revision, b"")]
+    machine.backend.commit()
+    machine.die()
+    machine.lessor.promote(0.0, 0.0)
+    assert [machine.lessor.remaining_s(lease_id, 0.0) for lease_id in (7, 8)] == [250, 300]
+    machine.apply(_checkpoint(TERM, (7, 0)))
+    assert not machine.lessor.has_checkpoint(7)
+
+
+def test_a_deposed_leaders_checkpoint_is_void(machine: Machine) -> None:
+    """L-54: the lease may have been renewed since."""
+    machine.apply(grant(7, 600))
+    [refusal] = machine.apply(_checkpoint(TERM - 1, (7, 250)))
+    assert isinstance(refusal, NotPrimaryLessor)
+    assert not machine.lessor.has_checkpoint(7)

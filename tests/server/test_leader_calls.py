@@ -65,7 +65,8 @@ class FakeNode:
         self.ticks_are_late = False
         self.reads: list[tuple[Callable[[Any, Any], None], Any]] = []
         self.renewed: list[int] = []
-        self.lessor = SimpleNamespace(renew=self._renew, remaining_s=self._remaining_s, ttl_s=lambda _id: 60, keys=None)
+        self.lessor = SimpleNamespace(remaining_s=self._remaining_s, ttl_s=lambda _id: 60, keys=None)
+        self.lease_keeper = SimpleNamespace(renew=self._renew)
         self.reconfiguration = SimpleNamespace(promote=self._promote)
         self.promotion: Any = (0, b"members")
         self.committed = 5

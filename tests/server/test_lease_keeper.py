@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from raftkv.apply import Kind
+from raftkv.lease import LeaseExpired
 from raftkv.pb import peer_pb2
 from raftkv.server.errors import RequestTimedOut
 from raftkv.server.lease_keeper import MAX_IN_FLIGHT, SCAN_INTERVAL_S, LeaseKeeper
@@ -20,6 +21,8 @@ class Lessor:
 
     def __init__(self) -> None:
         self.out: list[int] = []
+        self.due: list[tuple[int, int]] = []
+        self.left_s: dict[int, int] = {}
         self.calls: list[tuple[Any, ...]] = []
 
     def promote(self, now: float, extend_s: float) -> None:
@@ -33,17 +36,35 @@ class Lessor:
         found, self.out = self.out[:limit], self.out[limit:]
         return found
 
+    def due_checkpoints(self, _now: float) -> list[tuple[int, int]]:
+        due, self.due = self.due, []
+        return due
+
+    def renew(self, lease_id: int, _now: float) -> int:
+        if lease_id not in self.left_s:
+            raise LeaseExpired
+        return 600
+
+    def has_checkpoint(self, lease_id: int) -> bool:
+        return self.left_s[lease_id] > 0
+
 
 class Leader:
-    def __init__(self) -> None:
+    def __init__(self, *, checkpoints: bool = False) -> None:
         self.lessor = Lessor()
+        self.checkpoints: list[list[tuple[int, int]]] = []
         self.proposed: list[int] = []
         self.waiting: list[tuple[Any, Any]] = []
         self.term = 3
         lessor: Any = self.lessor
-        self.keeper = LeaseKeeper(lessor, self._propose, lambda: self.term, EXTEND_S, LATE_S)
+        self.keeper = LeaseKeeper(lessor, self._propose, lambda: self.term, EXTEND_S, LATE_S, checkpoints=checkpoints)
 
     def _propose(self, kind: int, message: bytes, finish: Any, context: Any) -> None:
+        if kind == Kind.LEASE_CHECKPOINT:
+            told = peer_pb2.LeaseCheckpoints.FromString(message)
+            assert told.term == self.term
+            self.checkpoints.append([(lease.ID, lease.remaining_s) for lease in told.leases])
+            return
         assert kind == Kind.LEASE_EXPIRE
         expiry = peer_pb2.LeaseExpiry.FromString(message)
         assert expiry.term == self.term
@@ -114,3 +135,30 @@ def test_a_leader_that_was_suspended_hears_the_renewals_first(leader: Leader) ->
     assert leader.proposed == []
     leader.keeper.on_tick(100.0 + LATE_S + 0.1 + SCAN_INTERVAL_S)
     assert leader.proposed == [1]
+
+
+# --- checkpoints (L-54) -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", [True, False], ids=["gate on", "gate off"])
+def test_what_is_left_is_told_in_one_request(on: bool) -> None:
+    leader = Leader(checkpoints=on)
+    leader.keeper.promote(100.0)
+    leader.lessor.due = [(7, 250), (8, 260)]
+    leader.keeper.on_tick(101.0)
+    leader.keeper.on_tick(102.0)
+    assert leader.checkpoints == ([[(7, 250), (8, 260)]] if on else [])
+
+
+def test_a_renewal_takes_the_checkpoint_back(leader: Leader) -> None:
+    """Also with the gate off: it may have been on under the last leader."""
+    leader.lessor.left_s = {7: 250, 8: 0}
+    assert leader.keeper.renew(7, 100.0) == 600
+    assert leader.keeper.renew(8, 100.0) == 600
+    assert leader.checkpoints == [[(7, 0)]]
+
+
+def test_what_has_run_out_is_not_renewed(leader: Leader) -> None:
+    with pytest.raises(LeaseExpired):
+        leader.keeper.renew(7, 100.0)
+    assert leader.checkpoints == []

@@ -24,14 +24,13 @@ GATES: Final = (
         False,
         "The leader replicates remaining lease times, so that a new leader does not renew them in full.",
         alias="experimental-enable-lease-checkpoint",
-        no_effect="a new leader gives every lease its full time again",
     ),
     FeatureGate(
         "LeaseCheckpointPersist",
         False,
         "Keep those times over restarts. Needs LeaseCheckpoint.",
         alias="experimental-enable-lease-checkpoint-persist",
-        no_effect="a new leader gives every lease its full time again",
+        no_effect="what LeaseCheckpoint replicates is always kept",
     ),
     FeatureGate(
         "SetMemberLocalAddr",
