@@ -58,6 +58,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     for command in (
         Command("serve", "Start a member.", serve.run, serve.usage),
         _late("cluster", "Run a cluster on this machine, and watch it fail and recover."),
+        _late("snapshot", "Back up a store, look into a backup, make a new member from one."),
         _late("rebuild", "Give a member that diverged a copy of another member's store."),
         Command("version", "Say which versions this is.", version.run, version.usage),
         Command("help", "Explain a command.", _help, overview),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raftkv.cli.arguments import Parser
 from raftkv.cli.command import EXIT_OK
+from raftkv.cli.progress import progress_bar
 from raftkv.config.errors import UsageError
 from raftkv.config.urls import Url
 
 if TYPE_CHECKING:
-    from raftkv.server.rebuild import Progress, Rebuilt
+    from raftkv.server.rebuild import Rebuilt
 
 _DESCRIPTION = """\
 Replaces the store of a member by a fresh copy of another member's store.
@@ -59,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
 
     from raftkv.server.rebuild import rebuild
 
-    with _progress_bar() as progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with progress_bar("fetching the store") as progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         rebuilt = runner.run(rebuild(arguments.data_dir, wal_dir, url, progress))
     sys.stdout.write(_report(rebuilt))
     return EXIT_OK
@@ -88,19 +88,3 @@ def _report(rebuilt: Rebuilt) -> str:
         f"{rebuilt.size_bytes:,} bytes. {log}\n"
         "Start it now. If the cluster has raised CORRUPT, clear it when the member runs: etcdctl alarm disarm\n"
     )
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Progress | None]:
-    """On a terminal; None otherwise."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    columns = TextColumn("fetching the store"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done_bytes, size_bytes: bar.update(task, completed=done_bytes, total=size_bytes)

@@ -169,15 +169,6 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "snapshot-status",
-        (
-            Ctl("put k v"),
-            Ctl("snapshot save {dir}/snapshot.db", unordered_stderr=True),
-            Ctl("snapshot status {dir}/snapshot.db -w json"),
-        ),
-        not_yet="a tool of raftkv's own for its own file format (CT-20)",
-    ),
-    Scenario(
         "check-perf",
         (
             Ctl("check perf --load=s", only=r"^(PASS|FAIL)", timeout_s=120),

@@ -27,7 +27,7 @@ _COLUMNS: Final[dict[str, tuple[bool, Cell]]] = {
     "INDEX": (True, lambda row: _number(row.index)),
     "APPLIED": (True, lambda row: _number(row.applied)),
     "LAG": (True, lambda row: _number(row.lag)),
-    "DB SIZE": (True, lambda row: _size(row.db_size_bytes)),
+    "DB SIZE": (True, lambda row: size_text(row.db_size_bytes)),
     "RTT": (True, lambda row: _milliseconds(row.rtt_s)),
     "PID": (True, lambda row: _number(row.pid)),
     "ID": (True, lambda row: row.id or _NOTHING),
@@ -44,7 +44,7 @@ def _number(value: int | None) -> str:
     return _NOTHING if value is None else str(value)
 
 
-def _size(size_bytes: int | None) -> str:
+def size_text(size_bytes: int | None) -> str:
     """In steps of 1000, as etcdctl prints sizes."""
     if size_bytes is None:
         return _NOTHING
