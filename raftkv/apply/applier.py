@@ -42,6 +42,8 @@ Result: TypeAlias = "tuple[int, bytes] | Exception"
 """(header revision, response body without its header), or the refusal."""
 
 Handler: TypeAlias = Callable[[bytes], "tuple[int, bytes]"]
+Refuse: TypeAlias = Callable[[bytes], None]
+"""Raises one of REFUSALS, or lets the message pass."""
 
 REFUSALS: Final = (ApplyError, MvccError, LeaseError, MembershipError, AuthError)
 """What a handler may raise as a result. Anything else stops the member (RF-53)."""
@@ -112,10 +114,10 @@ class Applier:
         }
         for kind, change in CHANGES.items():
             self._normal[kind] = partial(self._change_auth, change)
-        self._permitted = self._normal
-        """Kind -> what does it, or refuses because of an alarm, when whoever asks may do it."""
+        self._alarmed: dict[int, Refuse] = {}
+        """Kind -> what raises the refusal that an active alarm demands."""
         self._handlers = self._normal
-        """The same for who says nothing of who asks."""
+        """Kind -> what does it for one who says nothing of who asks, or refuses to."""
         backend.before_commit = self._before_commit
         auth.before_write = self._reserve_record
 
@@ -363,11 +365,14 @@ class Applier:
     # --- users and their rights ---------------------------------------------------------------------------------------
 
     def _as_user(self, data: bytes) -> tuple[int, bytes]:
-        """Whether a user may do it comes before whether anybody may."""
+        """Whether anybody may do it now comes before whether this user may, as in etcd 3.6."""
         identity, kind, message = decode_as_user(data)
+        refuse = self._alarmed.get(kind)
+        if refuse is not None:
+            refuse(message)
         if self._auth.enabled:
             check_access(Caller(identity, self._auth, self._lessor, self._txn), kind, message)
-        return self._permitted[kind](message)
+        return self._normal[kind](message)
 
     def _change_auth(self, change: AuthChange, message: bytes) -> tuple[int, bytes]:
         change(self._auth, self._txn, message)
@@ -387,24 +392,18 @@ class Applier:
     # --- what alarms and missing rights forbid ------------------------------------------------------------------------
 
     def _choose_handlers(self) -> None:
-        """With an alarm active some kinds of requests are refused, on every member alike, and with auth on, those that
-        are in nobody's name; without, nobody checks."""
-        handlers = dict(self._normal)
+        """With an alarm active some kinds of requests are refused, and with authentication on, some that come from
+        nobody: on every member alike. Otherwise nobody checks."""
+        alarmed: dict[int, Refuse] = {}
         if self._alarms.active(NOSPACE):
-            handlers |= {
-                Kind.PUT: _refuse_no_space,
-                Kind.LEASE_GRANT: _refuse_no_space,
-                Kind.TXN: self._txn_without_puts,
-            }
+            alarmed = {Kind.PUT: _refuse_no_space, Kind.LEASE_GRANT: _refuse_no_space, Kind.TXN: _refuse_puts}
         if self._alarms.active(CORRUPT):
-            handlers |= dict.fromkeys(_REFUSED_WHEN_CORRUPT, _refuse_corrupt)
-        self._permitted = handlers
-        self._handlers = handlers | dict.fromkeys(_USERS_ONLY, _refuse_nobody) if self._auth.enabled else handlers
-
-    def _txn_without_puts(self, message: bytes) -> tuple[int, bytes]:
-        if txn_cost(rpc_pb2.TxnRequest.FromString(message)):
-            raise NoSpaceAlarm
-        return self._run_txn(message)
+            alarmed |= dict.fromkeys(_REFUSED_WHEN_CORRUPT, _refuse_corrupt)
+        handlers = self._normal
+        if self._auth.enabled:
+            handlers = handlers | dict.fromkeys(_USERS_ONLY, _refuse_nobody)
+        self._alarmed = alarmed
+        self._handlers = handlers | {kind: partial(_guarded, alarmed[kind], handlers[kind]) for kind in alarmed}
 
 
 _REFUSED_WHEN_CORRUPT: Final = (
@@ -423,12 +422,22 @@ _USERS_ONLY: Final = AUTH_CHANGES | {Kind.PUT, Kind.DELETE_RANGE, Kind.TXN, Kind
 auth was on."""
 
 
-def _refuse_no_space(_message: bytes) -> Any:
+def _refuse_no_space(_message: bytes) -> None:
     raise NoSpaceAlarm
 
 
-def _refuse_corrupt(_message: bytes) -> Any:
+def _refuse_puts(message: bytes) -> None:
+    if txn_cost(rpc_pb2.TxnRequest.FromString(message)):
+        raise NoSpaceAlarm
+
+
+def _refuse_corrupt(_message: bytes) -> None:
     raise CorruptAlarm
+
+
+def _guarded(refuse: Refuse, handler: Handler, message: bytes) -> tuple[int, bytes]:
+    refuse(message)
+    return handler(message)
 
 
 def _refuse_nobody(_message: bytes) -> Any:

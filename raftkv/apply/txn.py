@@ -92,8 +92,8 @@ def choose(view: View, txn: rpc_pb2.TxnRequest) -> Choice:
 
 
 def check(view: View, store: Store, lessor: Lessor, choice: Choice) -> None:
-    """Raises KeyNotFoundError, LeaseNotFound, CompactedError or FutureRevisionError (TXN-42 to TXN-44): of all puts
-    first, then of all ranges, as etcd does.
+    """Raises KeyNotFoundError, LeaseNotFound, CompactedError or FutureRevisionError (TXN-42 to TXN-44), whichever comes
+    first.
 
     A negative revision is the current one, as in a plain Range; the quirk TXN-45 is not copied."""
     deletes: list[rpc_pb2.DeleteRangeRequest] = []
@@ -102,8 +102,7 @@ def check(view: View, store: Store, lessor: Lessor, choice: Choice) -> None:
             deletes.append(message)
         elif field == "request_put":
             _check_put(view, lessor, message, deletes)
-    for field, message in _path(choice):
-        if field == "request_range":
+        else:
             store.check_readable(message.revision)
 
 

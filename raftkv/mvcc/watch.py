@@ -28,7 +28,7 @@ from raftkv.mvcc.watch_events import (
     SharedEvent,
     StoredEvent,
 )
-from raftkv.mvcc.watch_index import Interval, WatchRangeEmptyError, watch_interval
+from raftkv.mvcc.watch_index import WatchRangeEmptyError, watch_interval
 from raftkv.mvcc.watch_roster import Fanout, Group, Roster, Sink, Stream, Watcher, fan_out
 
 __all__ = [
@@ -50,13 +50,6 @@ _FILTER_BITS: Final = {0: NOPUT, 1: NODELETE}
 
 class WatchStartError(MvccError):
     """start_revision < 0 (W-22)."""
-
-
-def check_watch(key: bytes, range_end: bytes, start_revision: int) -> Interval:
-    """What would be watched. Raises WatchStartError (W-22), then WatchRangeEmptyError (W-20)."""
-    if start_revision < 0:
-        raise WatchStartError(f"start revision {start_revision}")
-    return watch_interval(key, range_end)
 
 
 class WatchStatistics(NamedTuple):
@@ -117,7 +110,9 @@ class WatchHub:
         which is also where one that has been compacted is cancelled (W-40). `filters` are FilterType numbers.
         Raises WatchStartError (W-22), then WatchRangeEmptyError (W-20).
         """
-        interval = check_watch(key, range_end, start_revision)
+        if start_revision < 0:
+            raise WatchStartError(f"start revision {start_revision}")
+        interval = watch_interval(key, range_end)
         variant = WITH_PREV if prev_kv else 0
         for number in filters:
             variant |= _FILTER_BITS.get(number, 0)

@@ -333,14 +333,16 @@ def test_once_on_it_takes_root_to_enable_again_au10(guarded: Machine) -> None:
 # --- alarms -----------------------------------------------------------------------------------------------------------
 
 
-def test_rights_come_before_alarms(guarded: Machine) -> None:
+def test_alarms_come_before_rights(guarded: Machine) -> None:
     guarded.apply(raise_alarm(NOSPACE))
-    assert result(guarded, as_user("alice", put(b"other"))) is PermissionDenied
+    assert result(guarded, as_user("alice", put(b"other"))) is NoSpaceAlarm
     assert result(guarded, as_user("alice", put(b"w/1"))) is NoSpaceAlarm
     assert result(guarded, as_user("alice", txn_of(success=[put_op(b"w/1")]))) is NoSpaceAlarm
-    assert result(guarded, put(b"w/1")) is UserEmpty
-    guarded.apply(raise_alarm(CORRUPT))
+    assert result(guarded, put(b"w/1")) is NoSpaceAlarm
     assert result(guarded, as_user("alice", delete(b"other"))) is PermissionDenied
+    assert result(guarded, delete(b"other")) is UserEmpty
+    guarded.apply(raise_alarm(CORRUPT))
+    assert result(guarded, as_user("alice", delete(b"other"))) is CorruptAlarm
     assert result(guarded, as_user("alice", delete(b"w/1"))) is CorruptAlarm
     assert result(guarded, compact(1)) is CorruptAlarm
     for request in (add_user("new"), grant_role("new", "alices"), disable()):

@@ -89,6 +89,7 @@ def test_the_numbers_of_kinds_are_those_on_disk() -> None:
         "CLUSTER_VERSION": 9,
         "MEMBER_UPDATE": 10,
         "LEASE_EXPIRE": 11,
+        "LEASE_CHECKPOINT": 25,
         "AS_USER": 12,
         "AUTH_ENABLE": 13,
         "AUTH_DISABLE": 14,

@@ -38,7 +38,7 @@ class Model:
         return self.revision, response
 
     def _refusal(self, before: State, plan: _Plan) -> type[Exception] | None:
-        """TXN-42 to TXN-44: all puts, then all ranges. TXN-43: the plan has nothing of a branch that is not taken."""
+        """TXN-42 to TXN-44. TXN-43: the plan has nothing of a branch that is not taken."""
         left = set(before)
         for name, op in plan.path():
             if name == "request_delete_range":
@@ -48,8 +48,7 @@ class Model:
                     return KeyNotFoundError
                 if op.lease != 0 and op.lease not in self.leases:
                     return LeaseNotFound
-        for name, op in plan.path():
-            if name == "request_range":
+            else:
                 if op.revision > self.revision:
                     return FutureRevisionError
                 if 0 < op.revision < self.compacted:

@@ -440,13 +440,20 @@ def test_checks_on_the_chosen_path(
     assert (answer.succeeded, answer.header.revision) == (True, before + 1)
 
 
-def test_puts_are_checked_before_ranges(client: Client, prefix: bytes) -> None:
-    """TXN-42: of the whole tree; and of a put, the key before the lease."""
-    future = range_op(prefix, revision=1 << 62)
+@pytest.mark.beyond_etcd("3.5 checks all puts before all ranges")
+def test_the_first_that_fails_is_the_reason(client: Client, prefix: bytes) -> None:
+    """TXN-42, in the order of the whole tree."""
+    future, no_lease = range_op(prefix, revision=1 << 62), put_op(prefix, lease=4711)
+    with refused(FUTURE):
+        client.txn(success=[future, txn_op([], [no_lease])])
     with refused(LEASE_NOT_FOUND):
-        client.txn(success=[future, txn_op([], [put_op(prefix, lease=4711)])])
+        client.txn(success=[txn_op([], [no_lease]), future])
+
+
+def test_the_key_comes_before_the_lease(client: Client, prefix: bytes) -> None:
+    """TXN-42; in a put of its own it is the other way round (PUT-02, PUT-03)."""
     with refused(KEY_NOT_FOUND):
-        client.txn(success=[future, put_op(prefix, b"", lease=4711, ignore_value=True)])
+        client.txn(success=[put_op(prefix, b"", lease=4711, ignore_value=True)])
     with refused(LEASE_NOT_FOUND):
         client.put(prefix, b"", lease=4711, ignore_value=True)
 
