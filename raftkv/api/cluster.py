@@ -49,6 +49,9 @@ class Cluster:
         if error is not None:
             refuse(call, status_of(error))
             return
+        auth = self._node.auth
+        if auth.enabled and not self._context.may_read(call, auth.check_authenticated, self._list, call):
+            return
         members = (each.to_message().SerializeToString() for each in self._node.members)
         body = b"".join(framed(b"\x12", each) for each in members)
         call.reply(self._context.header_without_revision() + body)

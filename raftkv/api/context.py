@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from raftkv.api import errors
 from raftkv.api.errors import refuse, status_of
 from raftkv.api.header import HeaderEncoder
+from raftkv.api.identity_gate import identify
+from raftkv.apply import Kind, encode_as_user
+from raftkv.auth import NO_IDENTITY, AuthError, Identity
+from raftkv.pb.splice import framed, varint
 from raftkv.rpc.codes import Code
 
 if TYPE_CHECKING:
+    from raftkv.api.identity_gate import Check
     from raftkv.rpc.service import Call
     from raftkv.server import Node
 
@@ -19,14 +24,19 @@ Request = TypeVar("Request")
 
 REQUEST_HEADER_BYTES: Final = 18
 """What etcd's log adds to a request before it compares with --max-request-bytes (LIM-01): the same requests fit."""
+_REQUEST_ID_BYTES: Final = 11
+"""The part of it that is in a message of its own, where the user's name stands as well."""
 
 
 class ApiContext:
-    __slots__ = ("_applier", "_encoder", "_max_message_bytes", "_propose", "node")
+    __slots__ = ("_applier", "_auth", "_encoder", "_max_message_bytes", "_permitted", "_propose", "node")
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self._applier = node.applier
+        self._auth = node.auth
+        self._permitted: Call | None = None
+        """Whose read has been found permitted and is being done: it asks once more on its way."""
         self._encoder = HeaderEncoder(node.cluster_id, node.member_id)
         self._max_message_bytes = node.config.max_request_bytes - REQUEST_HEADER_BYTES
         self._propose = node.propose
@@ -43,8 +53,16 @@ class ApiContext:
         return self._encoder.without_revision(self._applier.term)
 
     def propose(self, call: Call, kind: int, message: bytes, finish: Callable[[Call, Any], None] | None = None) -> None:
-        """Have the request applied; `finish(call, result)` answers, by default with header and body."""
-        if len(message) > self._max_message_bytes:
+        """Have the request applied; `finish(call, result)` answers, by default with header and body.
+
+        With auth on it goes into the log in the name of whoever calls, and applying checks the rights (AU-49).
+        """
+        size = len(message)
+        if self._auth.enabled:
+            identity = self.identity(call)
+            size += _header_bytes(identity)
+            kind, message = Kind.AS_USER, encode_as_user(identity, kind, message)
+        if size > self._max_message_bytes:
             refuse(call, errors.REQUEST_TOO_LARGE)
             return
         self._propose(kind, message, finish or self.finish, call)
@@ -55,6 +73,55 @@ class ApiContext:
             call.reply(self._encoder.encode(result[0], self._applier.term) + result[1])
         else:
             refuse(call, status_of(result))
+
+    # --- who calls, and what they may do ------------------------------------------------------------------------------
+
+    @staticmethod
+    def identity(call: Call) -> Identity:
+        """Whom the call is by, as far as is known: of a call that came before auth was on, nobody."""
+        found = call.identity
+        return NO_IDENTITY if found is None else found
+
+    @staticmethod
+    def note(call: Call, found: Identity | Exception) -> bool:
+        """Remember who calls. False, and the call is refused, when it was a token that stands for nobody (AU-47)."""
+        if isinstance(found, Exception):
+            refuse(call, status_of(found))
+            return False
+        call.identity = found
+        return True
+
+    def permits(self, call: Call, check: Check) -> bool:
+        """False, and the call is refused, when the check says so."""
+        try:
+            check(self.identity(call))
+        except AuthError as refusal:
+            refuse(call, status_of(refusal))
+            return False
+        return True
+
+    def may_read(self, call: Call, check: Check, read: Callable[[Any, None], None], argument: Any) -> bool:
+        """Whether a read whose index is confirmed may be done now; for while auth is on (AU-49).
+
+        False: the call was refused, or `read(argument, None)` will be called, when it is known whose the token is now:
+        users and rights have changed while the index was waited for.
+        """
+        if call is self._permitted:
+            return True
+        known = call.identity
+        if known is not None and known.auth_revision >= self._auth.revision:
+            return self.permits(call, check)
+        identify(self, call, self._read_again, (call, check, read, argument))
+        return False
+
+    def _read_again(
+        self, waiting: tuple[Call, Check, Callable[[Any, None], None], Any], found: Identity | Exception
+    ) -> None:
+        call, check, read, argument = waiting
+        if self.note(call, found) and self.permits(call, check):
+            self._permitted = call  # for a signed token is not newer than before
+            read(argument, None)
+            self._permitted = None
 
     def parse(self, call: Call, read: Callable[[bytes], Request], message: bytes) -> Request | None:
         """The request, or None, and the call is refused, when the bytes are not one."""
@@ -79,3 +146,12 @@ class ApiContext:
             return True
         refuse(call, errors.NO_LEADER)
         return False
+
+
+def _header_bytes(identity: Identity) -> int:
+    """What a user adds to a request in etcd's log: user_name and auth_revision of its header (LIM-01)."""
+    user, revision = identity
+    if not user:
+        return 0
+    size = len(framed(b"\x12", user.encode())) + 1 + len(varint(revision))
+    return size if _REQUEST_ID_BYTES + size < 128 else size + 1  # its own length takes a byte more

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from raftkv import apply, backend, lease, membership, mvcc
+from raftkv import apply, auth, backend, lease, membership, mvcc
 from raftkv.rpc.codes import Code
 from raftkv.rpc.service import TEXT_DEADLINE
 from raftkv.server import errors as node
@@ -28,6 +28,7 @@ LEASE_PROVIDED: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: lease is prov
 TOO_MANY_OPS: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: too many operations in txn request")
 DUPLICATE_KEY: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request")
 INVALID_SORT_OPTION: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: invalid sort option")
+INVALID_CLIENT_API_VERSION: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: invalid client api version")
 COMPACTED: Final = Status(Code.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted")
 FUTURE_REVISION: Final = Status(Code.OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision")
 NO_SPACE: Final = Status(Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
@@ -50,6 +51,24 @@ UNHEALTHY: Final = Status(Code.UNAVAILABLE, "etcdserver: unhealthy cluster")
 NOT_FOR_LEARNERS: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: rpc not supported for learner")
 REQUEST_TOO_LARGE: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: request is too large")
 TOO_MANY_REQUESTS: Final = Status(Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+USER_EMPTY: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: user name is empty")
+USER_NOT_FOUND: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: user name not found")
+USER_EXISTS: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: user name already exists")
+ROLE_EMPTY: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: role name is empty")
+ROLE_NOT_FOUND: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: role name not found")
+ROLE_EXISTS: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: role name already exists")
+ROLE_NOT_GRANTED: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: role is not granted to the user")
+PERMISSION_NOT_GIVEN: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: permission not given")
+PERMISSION_NOT_GRANTED: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: permission is not granted to the role")
+PERMISSION_DENIED: Final = Status(Code.PERMISSION_DENIED, "etcdserver: permission denied")
+ROOT_USER_NOT_EXIST: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: root user does not exist")
+ROOT_ROLE_NOT_EXIST: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: root user does not have root role")
+INVALID_AUTH_MANAGEMENT: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: invalid auth management")
+AUTH_NOT_ENABLED: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: authentication is not enabled")
+AUTH_FAILED: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password")
+AUTH_OLD_REVISION: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: revision of auth store is old")
+INVALID_AUTH_TOKEN: Final = Status(Code.UNAUTHENTICATED, "etcdserver: invalid auth token")
+PASSWORDLESS_USER: Final = Status(Code.UNKNOWN, "auth: authentication failed, password was given for no password user")
 NO_LEADER: Final = Status(Code.UNAVAILABLE, "etcdserver: no leader")
 LEADER_CHANGED: Final = Status(Code.UNAVAILABLE, "etcdserver: leader changed")
 STOPPED: Final = Status(Code.UNAVAILABLE, "etcdserver: server stopped")
@@ -68,8 +87,18 @@ NOT_LEADER: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: not leader")
 TRANSFER_TOO_SLOW: Final = Status(Code.UNKNOWN, "etcdserver: request timed out, leader transfer took too long")
 CORRUPT: Final = Status(Code.DATA_LOSS, "etcdserver: corrupt cluster")
 BAD_LEADER_TRANSFEREE: Final = Status(Code.FAILED_PRECONDITION, "etcdserver: bad leader transferee")
+WRONG_DOWNGRADE_FORMAT: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: wrong downgrade target version format")
+INVALID_DOWNGRADE_TARGET: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: invalid downgrade target version")
+CLUSTER_VERSION_UNKNOWN: Final = Status(
+    Code.FAILED_PRECONDITION, "etcdserver: cluster version not found during downgrade"
+)
+UNKNOWN_METHOD: Final = Status(Code.UNKNOWN, "etcdserver: unknown method")
 NOT_PRIMARY_LESSOR: Final = Status(Code.UNKNOWN, "not a primary lessor")
 PROPOSAL_DROPPED: Final = Status(Code.UNKNOWN, "raft proposal dropped")
+SESSION_EXPIRED: Final = Status(Code.UNKNOWN, "mutex: session is expired")
+ELECTION_NOT_LEADER: Final = Status(Code.UNKNOWN, "election: not leader")
+ELECTION_NO_LEADER: Final = Status(Code.UNKNOWN, "election: no leader")
+LEADER_KEY_MISSING: Final = Status(Code.UNKNOWN, '"leader" field must be provided')
 
 _BY_TYPE: Final[dict[type[Exception], Status]] = {
     apply.NoSpaceAlarm: NO_SPACE,
@@ -90,6 +119,24 @@ _BY_TYPE: Final[dict[type[Exception], Status]] = {
     membership.NotEnoughStarted: NOT_ENOUGH_STARTED,
     membership.ImpossibleChange: NOT_ENOUGH_STARTED,
     membership.UnhealthyCluster: UNHEALTHY,
+    auth.UserEmpty: USER_EMPTY,
+    auth.UserNotFound: USER_NOT_FOUND,
+    auth.UserExists: USER_EXISTS,
+    auth.RoleEmpty: ROLE_EMPTY,
+    auth.RoleNotFound: ROLE_NOT_FOUND,
+    auth.RoleExists: ROLE_EXISTS,
+    auth.RoleNotGranted: ROLE_NOT_GRANTED,
+    auth.PermissionNotGiven: PERMISSION_NOT_GIVEN,
+    auth.PermissionNotGranted: PERMISSION_NOT_GRANTED,
+    auth.PermissionDenied: PERMISSION_DENIED,
+    auth.RootUserNotExist: ROOT_USER_NOT_EXIST,
+    auth.RootRoleNotExist: ROOT_ROLE_NOT_EXIST,
+    auth.InvalidAuthManagement: INVALID_AUTH_MANAGEMENT,
+    auth.AuthNotEnabled: AUTH_NOT_ENABLED,
+    auth.AuthFailed: AUTH_FAILED,
+    auth.AuthOldRevision: AUTH_OLD_REVISION,
+    auth.InvalidAuthToken: INVALID_AUTH_TOKEN,
+    auth.PasswordlessUser: PASSWORDLESS_USER,
     backend.TooManyPinsError: TOO_MANY_REQUESTS,
     backend.BackendError: STOPPED,
     node.RequestTimedOut: TIMED_OUT,

@@ -6,9 +6,11 @@ affair; what a write does, `apply`'s.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from raftkv.api.errors import refuse, status_of
+from raftkv.api.range_stream import RangeStream
 from raftkv.api.txn_check import (
     check_delete_range,
     check_put,
@@ -18,6 +20,9 @@ from raftkv.api.txn_check import (
     is_serializable,
 )
 from raftkv.apply import PUT_OVERHEAD_BYTES, Kind, run_read_only_txn, txn_cost
+from raftkv.apply.access import Caller
+from raftkv.apply.access import check_range as check_range_access
+from raftkv.apply.access import check_txn as check_txn_access
 from raftkv.backend import BackendError
 from raftkv.mvcc import MvccError, RangeQuery
 from raftkv.pb import rpc_pb2
@@ -25,6 +30,7 @@ from raftkv.rpc.service import Service
 
 if TYPE_CHECKING:
     from raftkv.api.context import ApiContext
+    from raftkv.auth import Identity
     from raftkv.backend import ReadPin
     from raftkv.mvcc import RangeScan
     from raftkv.rpc.service import Call
@@ -34,17 +40,19 @@ _parse_range = rpc_pb2.RangeRequest.FromString
 
 
 class KV:
-    __slots__ = ("_context", "_node", "_store")
+    __slots__ = ("_auth", "_context", "_node", "_store")
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
         self._node = context.node
+        self._auth = context.node.auth
         self._store = context.node.store
 
     def service(self) -> Service:
         return (
             Service("etcdserverpb.KV")
             .unary("Range", self.range)
+            .server_stream("RangeStream", lambda call: RangeStream(self._context, call))
             .unary("Put", self.put)
             .unary("DeleteRange", self.delete_range)
             .unary("Txn", self.txn)
@@ -138,6 +146,8 @@ class KV:
         if error is not None:
             refuse(call, status_of(error))
             return
+        if self._auth.enabled and not self._may_read(self._read, context, check_range_access):
+            return
         store, backend = self._store, self._node.backend
         header = self._context.header(store.current_revision)
         try:
@@ -158,12 +168,24 @@ class KV:
             refuse(call, status_of(failure))
             return
         scan.txn = pin.txn  # the same state: nothing was written since the first slice
-        self._node.slices.add(LongRange(call, header, scan, pin))
+        self._node.slices.add(LongRange(self._context, call, header, scan, pin))
+
+    def _may_read(self, read: Callable[[Any, Any], None], asked: tuple[Call, Any], check: Any) -> bool:
+        """`check`: of `apply.access`."""
+        call, request = asked
+
+        def permitted(identity: Identity) -> None:
+            node = self._node
+            check(Caller(identity, self._auth, node.lessor, node.backend.read()), request)
+
+        return self._context.may_read(call, permitted, read, asked)
 
     def _read_txn(self, context: tuple[Call, rpc_pb2.TxnRequest], error: Exception | None) -> None:
         call, request = context
         if error is not None:
             refuse(call, status_of(error))
+            return
+        if self._auth.enabled and not self._may_read(self._read_txn, context, check_txn_access):
             return
         node = self._node
         revision = self._store.current_revision
@@ -178,9 +200,10 @@ class KV:
 class LongRange:
     """A range that is read in slices on a snapshot of its own. The header's revision is that of the snapshot (G-13)."""
 
-    __slots__ = ("_call", "_header", "_pin", "_scan")
+    __slots__ = ("_call", "_context", "_header", "_pin", "_scan")
 
-    def __init__(self, call: Call, header: bytes, scan: RangeScan, pin: ReadPin) -> None:
+    def __init__(self, context: ApiContext, call: Call, header: bytes, scan: RangeScan, pin: ReadPin) -> None:
+        self._context = context
         self._call = call
         self._header = header
         self._scan = scan
@@ -193,5 +216,7 @@ class LongRange:
         if not self._scan.step():
             return True
         self._pin.close()
-        self._call.reply(self._header + self._scan.result().body)
+        # The rights may have changed while it was read (AU-49).
+        if self._context.permits(self._call, self._context.node.auth.check_identity):
+            self._call.reply(self._header + self._scan.result().body)
         return False

@@ -55,7 +55,7 @@ class LearnerGate:
                 receiver: StreamReceiver = handler(call)
                 return receiver
             refuse(call, NOT_FOR_LEARNERS)  # G-31
-            return _Refused()
+            return RefusedStream()
 
         return gated
 
@@ -68,7 +68,7 @@ def _is_local(message: bytes) -> bool:
         return True
 
 
-class _Refused:
+class RefusedStream:
     """What is left of a refused stream."""
 
     def on_message(self, _message: bytes) -> None: ...

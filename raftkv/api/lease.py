@@ -4,19 +4,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from raftkv.api.errors import NO_LEADER, STOPPED, TOO_MANY_REQUESTS, Status, refuse, status_of
+from raftkv.api.identity_gate import identify
 from raftkv.api.leader_watch import LeaderWatch
 from raftkv.apply import LEASE_GRANT_COST_BYTES, Kind
-from raftkv.lease import LeaseTTLTooLarge, granted_ttl_s
+from raftkv.apply.access import Caller, check_lease_read, check_lease_write
+from raftkv.auth import AuthError
+from raftkv.lease import granted_ttl_s
 from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.pb.splice import framed
 from raftkv.rpc.service import Service
+from raftkv.server.errors import NodeError
 
 if TYPE_CHECKING:
     from raftkv.api.context import ApiContext
+    from raftkv.auth import Identity
     from raftkv.rpc.service import Call
 
 
@@ -48,11 +53,7 @@ class LeaseService:
             self._context.refuse_no_space(call)
             return
         # Settled here, so that all members apply the same entry: which id (L-01), and the least TTL (L-04).
-        try:
-            request.TTL = granted_ttl_s(request.TTL, self._node.min_lease_ttl_s)
-        except LeaseTTLTooLarge as refusal:
-            refuse(call, status_of(refusal))
-            return
+        request.TTL = granted_ttl_s(request.TTL, self._node.min_lease_ttl_s)
         request.ID = request.ID or self._node.new_lease_id()
         self._context.propose(call, Kind.LEASE_GRANT, request.SerializeToString())
 
@@ -75,7 +76,23 @@ class LeaseService:
         request = self._context.parse(call, rpc_pb2.LeaseTimeToLiveRequest.FromString, message)
         if request is None:
             return
-        self._node.leader_calls.call(peer_pb2.ForwardRequest.TIME_TO_LIVE, message, self._finish, call)
+        finish = self._finish_keys if request.keys else self._finish
+        self._node.leader_calls.call(peer_pb2.ForwardRequest.TIME_TO_LIVE, message, finish, call)
+
+    def _finish_keys(self, call: Call, result: bytes | Exception) -> None:
+        """The keys that are told are those that must be readable, by the rights of now (L-33)."""
+        auth = self._node.auth
+        if auth.enabled and not isinstance(result, Exception):
+            keys = rpc_pb2.LeaseTimeToLiveResponse.FromString(result).keys
+
+            def check(identity: Identity) -> None:
+                auth.check_authenticated(identity)
+                for key in keys:
+                    auth.check_read(identity, key)
+
+            if not self._context.permits(call, check):
+                return
+        self._finish(call, result)
 
     def _finish(self, call: Call, result: bytes | Exception) -> None:
         if isinstance(result, Exception):
@@ -92,8 +109,17 @@ class LeaseService:
         if self._context.parse(call, rpc_pb2.LeaseLeasesRequest.FromString, message) is None:
             return
         ids = self._node.lessor.ids(self._node.now())
+        if self._node.auth.enabled and not self._context.permits(call, lambda identity: self._check_all(identity, ids)):
+            return
         messages = (rpc_pb2.LeaseStatus(ID=each).SerializeToString() for each in ids)
         call.reply(self._context.header_now() + b"".join(framed(b"\x12", each) for each in messages))
+
+    def _check_all(self, identity: Identity, ids: Iterable[int]) -> None:
+        node = self._node
+        node.auth.check_authenticated(identity)
+        caller = Caller(identity, node.auth, node.lessor, node.backend.read())
+        for each in ids:
+            check_lease_read(caller, each)
 
 
 class KeepAliveStream:
@@ -129,13 +155,33 @@ class KeepAliveStream:
         self._asking = True
         while self._asked and not self._under_way:
             self._under_way = True
-            # The header is filled before the renewal (L-22).
-            header = self._context.header_now()
             message = self._asked.popleft()
-            self._context.node.leader_calls.call(peer_pb2.ForwardRequest.KEEP_ALIVE, message, self._answer, header)
+            if self._context.node.auth.enabled:
+                identify(self._context, self._call, self._renew_as, message)
+            else:
+                self._renew(message)
         self._asking = False
         if self._ended and not self._under_way:
             self._call.finish()
+
+    def _renew_as(self, message: bytes, found: Identity | Exception) -> None:
+        """L-28. The rights are looked at here, not by the leader, which does not know who calls."""
+        node = self._context.node
+        try:
+            if isinstance(found, Exception):
+                raise found
+            caller = Caller(found, node.auth, node.lessor, node.backend.read())
+            check_lease_write(caller, rpc_pb2.LeaseKeepAliveRequest.FromString(message).ID)
+        except (AuthError, NodeError) as refusal:
+            self._under_way = False
+            self.end(status_of(refusal))
+        else:
+            self._renew(message)
+
+    def _renew(self, message: bytes) -> None:
+        # The header is filled before the renewal (L-22).
+        header = self._context.header_now()
+        self._context.node.leader_calls.call(peer_pb2.ForwardRequest.KEEP_ALIVE, message, self._answer, header)
 
     def _answer(self, header: bytes, result: bytes | Exception) -> None:
         self._under_way = False

@@ -1,14 +1,16 @@
-"""etcdserverpb.Maintenance: status, alarms, hashes, defragmentation; snapshots are in `snapshot`."""
+"""etcdserverpb.Maintenance: status, alarms, defragmentation, leadership; the larger methods are in modules of their own
+(`snapshot`, `hash`, `downgrade`)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from raftkv.api.downgrade import Downgrade
 from raftkv.api.errors import NO_LEADER, refuse, status_of
+from raftkv.api.hash import Hashes
 from raftkv.api.snapshot import SnapshotStream
 from raftkv.apply import Kind
 from raftkv.backend import BackendError
-from raftkv.mvcc import MvccError
 from raftkv.pb import rpc_pb2
 from raftkv.rpc.codes import Code
 from raftkv.rpc.service import Service
@@ -17,9 +19,10 @@ from raftkv.version import ETCD_VERSION, STORAGE_VERSION
 
 if TYPE_CHECKING:
     from raftkv.api.context import ApiContext
-    from raftkv.backend import ReadPin
-    from raftkv.mvcc.hashkv import HashScan
     from raftkv.rpc.service import Call
+
+NO_QUOTA: Final = -1
+"""In Status.dbSizeQuota: what the flag says when there is to be none (AL-20)."""
 
 
 class Maintenance:
@@ -28,14 +31,17 @@ class Maintenance:
         self._node = context.node
 
     def service(self) -> Service:
+        hashes = Hashes(self._context)
         return (
             Service("etcdserverpb.Maintenance")
             .unary("Status", self.status)
             .unary("Alarm", self.alarm)
             .unary("Defragment", self.defragment)
-            .unary("HashKV", self.hash_kv)
+            .unary("Hash", hashes.hash)
+            .unary("HashKV", hashes.hash_kv)
             .server_stream("Snapshot", lambda call: SnapshotStream(self._context, call))
             .unary("MoveLeader", self.move_leader)
+            .unary("Downgrade", Downgrade(self._context).downgrade)
         )
 
     def status(self, call: Call, message: bytes) -> None:
@@ -43,6 +49,7 @@ class Maintenance:
         if self._context.parse(call, rpc_pb2.StatusRequest.FromString, message) is None:
             return
         node, status = self._node, self._node.raft_status()
+        quota_bytes = node.config.quota_backend_bytes
         response = rpc_pb2.StatusResponse(
             version=ETCD_VERSION,
             dbSize=node.backend.size_bytes,
@@ -54,18 +61,14 @@ class Maintenance:
             errors=self._errors(),
             isLearner=node.is_learner,
             storageVersion=STORAGE_VERSION,
-            dbSizeQuota=node.config.quota_backend_bytes or 0,
+            dbSizeQuota=NO_QUOTA if quota_bytes is None else quota_bytes,
             downgradeInfo=rpc_pb2.DowngradeInfo(),
         )
         call.reply(self._context.header_now() + response.SerializeToString())
 
     def _errors(self) -> list[str]:
         errors = [] if self._node.leader_id else [NO_LEADER.text]
-        # The text form of the message, with its trailing blank, is what etcd's tools show.
-        return errors + [
-            f"memberID:{member_id} alarm:{rpc_pb2.AlarmType.Name(alarm)} "  # type: ignore[arg-type]
-            for member_id, alarm in self._node.alarms.active()
-        ]
+        return errors + [_alarm_text(*alarm) for alarm in self._node.alarms.active()]
 
     def alarm(self, call: Call, message: bytes) -> None:
         """All three actions go through the log (AL-01)."""
@@ -91,23 +94,11 @@ class Maintenance:
             return
         self._node.leadership.move(request.targetID, self._node.now(), _finish_move, call)
 
-    def hash_kv(self, call: Call, message: bytes) -> None:
-        request = self._context.parse(call, rpc_pb2.HashKVRequest.FromString, message)
-        if request is None:
-            return
-        try:
-            pin = self._node.backend.pin()
-        except BackendError as failure:
-            refuse(call, status_of(failure))
-            return
-        header = self._context.header_now()
-        try:
-            scan = self._node.store.hash_scan(pin.txn, request.revision)
-        except MvccError as refusal:
-            pin.close()
-            refuse(call, status_of(refusal))
-            return
-        self._node.slices.add(LongHash(call, header, scan, pin))
+
+def _alarm_text(member_id: int, alarm: int) -> str:
+    """The text form of the message, with its trailing blank: what etcd's tools show. A zero is left out."""
+    member = f"memberID:{member_id} " if member_id else ""
+    return f"{member}alarm:{rpc_pb2.AlarmType.Name(alarm)} "  # type: ignore[arg-type]
 
 
 def _finish_move(call: Call, error: Exception | None) -> None:
@@ -116,29 +107,3 @@ def _finish_move(call: Call, error: Exception | None) -> None:
         call.reply(b"")
     else:
         refuse(call, status_of(error))
-
-
-class LongHash:
-    """A hash over the whole store, computed in slices on a snapshot of its own."""
-
-    __slots__ = ("_call", "_header", "_pin", "_scan")
-
-    def __init__(self, call: Call, header: bytes, scan: HashScan, pin: ReadPin) -> None:
-        self._call = call
-        self._header = header
-        self._scan = scan
-        self._pin = pin
-
-    def step(self) -> bool:
-        if self._call.cancelled:
-            self._pin.close()
-            return False
-        if not self._scan.step():
-            return True
-        self._pin.close()
-        found = self._scan.result()
-        response = rpc_pb2.HashKVResponse(
-            hash=found.hash, compact_revision=found.compact_revision, hash_revision=found.hash_revision
-        )
-        self._call.reply(self._header + response.SerializeToString())
-        return False

@@ -16,13 +16,19 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import uvloop
 
 from raftkv.api import errors, serving
+from raftkv.api.auth import Auth
+from raftkv.api.claims import Claims
+from raftkv.api.client_version import with_client_version_checked
 from raftkv.api.cluster import Cluster
 from raftkv.api.context import ApiContext
+from raftkv.api.election import Election
 from raftkv.api.health import Health
 from raftkv.api.kv import KV
 from raftkv.api.leader_gate import with_leader_asked_for
 from raftkv.api.learner_gate import LearnerGate
 from raftkv.api.lease import LeaseService
+from raftkv.api.local_client import LocalClient
+from raftkv.api.lock import Lock
 from raftkv.api.maintenance import Maintenance
 from raftkv.api.pages import Guard, Pages
 from raftkv.api.watch import WatchService
@@ -35,6 +41,7 @@ from raftkv.server.errors import MemberEnded, Removed
 if TYPE_CHECKING:
     from raftkv.config import Config
     from raftkv.rpc.service import Routes
+    from raftkv.server.authenticator import SignedTokens
 
 _log = logging.getLogger(__name__)
 
@@ -61,12 +68,13 @@ async def _run(config: Config) -> int:
     ended = asyncio.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, ended.set)
+    signed_tokens = _load_signed_tokens(config)
     doors = serving.bind(config)
     try:
         founding = await _unless_ended(ended, _find_founding(config))
         if founding is None:
             return 0
-        node = Node(loop, config, boot(config, founding.result()), errors.status_of)
+        node = Node(loop, config, boot(config, founding.result()), errors.status_of, signed_tokens)
     finally:
         if sys.exc_info()[0] is not None or founding is None:
             serving.close(doors)
@@ -94,6 +102,16 @@ async def _run(config: Config) -> int:
     api.end_streams()
     await node.hand_over()
     return await _stop(node, server)
+
+
+def _load_signed_tokens(config: Config) -> SignedTokens | None:
+    """None: simple tokens. Raises StartError for keys that cannot be used, before anything is made or bound."""
+    if config.auth_token.kind != "jwt":
+        return None
+    # Not above: what it imports is 12 MB that few members need.
+    from raftkv.server.jwt_tokens import load_jwt
+
+    return load_jwt(config.auth_token)
 
 
 async def _find_founding(config: Config) -> Founding | None:
@@ -136,15 +154,24 @@ class Api:
         node.on_tick(self._watch.on_tick)
         node.on_tick(self._lease.on_tick)
         context = self._context
+        local = LocalClient()
+        self._claims = Claims(context, local)
+        self._election = Election(self._claims)
+        node.on_tick(self._election.on_tick)
         services = (
             KV(context).service(),
             self._watch.service(),
             self._lease.service(),
             Cluster(context).service(),
             Maintenance(context).service(),
+            Auth(context).service(),
             self._health.service(),
+            Lock(self._claims).service(),
+            self._election.service(),
         )
-        self._gate = LearnerGate(node, with_leader_asked_for(context, build_routes(services)))
+        routes = with_leader_asked_for(context, with_client_version_checked(build_routes(services)))
+        local.bind(routes)
+        self._gate = LearnerGate(node, routes)
 
     def routes(self) -> Routes:
         """Every method of every service, for either server."""
@@ -152,5 +179,5 @@ class Api:
 
     def end_streams(self) -> None:
         """Streams would last for ever; tell their clients to go on elsewhere (ER-03)."""
-        for each in (self._watch, self._lease, self._health):
+        for each in (self._watch, self._lease, self._health, self._claims, self._election):
             each.end_streams()

@@ -6,19 +6,28 @@ goes to which watcher, and who has fallen behind, is the hub's affair (`mvcc.wat
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from raftkv.api.errors import COMPACTED, NO_LEADER, STOPPED, Status, refuse
+from raftkv.api.errors import COMPACTED, NO_LEADER, STOPPED, TOO_MANY_REQUESTS, Status, refuse, status_of
+from raftkv.api.identity_gate import identify
 from raftkv.api.leader_watch import LeaderWatch
-from raftkv.mvcc.watch import EventBatch, Watcher, WatchRangeEmptyError, WatchStartError
+from raftkv.auth import AuthError
+from raftkv.mvcc.watch import EventBatch, Watcher
+from raftkv.mvcc.watch_index import WatchRangeEmptyError, watch_interval
 from raftkv.pb import rpc_pb2
 from raftkv.pb.splice import varint
 from raftkv.rpc.service import Service
 
 if TYPE_CHECKING:
     from raftkv.api.context import ApiContext
+    from raftkv.auth import Identity
+    from raftkv.rpc.codes import Code
     from raftkv.rpc.service import Call
+
+MAX_HELD: Final = 10_000
+"""Requests of one stream that wait until it is known whose they are. A client that sends more is refused."""
 
 NO_WATCH_ID: Final = -1
 """Watch id of replies that belong to no watcher: failed creations, progress of the whole stream."""
@@ -66,6 +75,7 @@ class WatchStream:
         "_forget",
         "_fragmented",
         "_full",
+        "_held",
         "_ids",
         "_leader_watch",
         "_next_id",
@@ -88,10 +98,17 @@ class WatchStream:
         """Watch ids that asked for progress -> nothing was sent to it since the last tick (W-73)."""
         self._next_progress = 0.0
         self._leader_watch = LeaderWatch(context.node, call)
+        self._held: deque[bytes] | None = None
+        """What came while the caller of a creation was being identified: requests are answered in their order."""
 
     # --- what the client sends ----------------------------------------------------------------------------------------
 
     def on_message(self, message: bytes) -> None:
+        if self._held is not None:
+            self._held.append(message)
+            if len(self._held) > MAX_HELD:
+                self.end(TOO_MANY_REQUESTS)
+            return
         request = self._context.parse(self._call, rpc_pb2.WatchRequest.FromString, message)
         if request is None:
             return
@@ -100,31 +117,51 @@ class WatchStream:
             _HANDLERS[kind](self, request)
 
     def _create(self, request: rpc_pb2.WatchRequest) -> None:
-        create = request.create_request
-        watch_id = create.watch_id
+        if request.create_request.start_revision < 0:  # before anything else, who asks included (W-22)
+            self._refuse_creation(COMPACTED.text)
+        elif self._context.node.auth.enabled:
+            self._held = deque()
+            identify(self._context, self._call, self._create_as, request.create_request)
+        else:
+            self._watch(request.create_request)
+
+    def _create_as(self, create: rpc_pb2.WatchCreateRequest, found: Identity | Exception) -> None:
+        """Rights are checked here and never again (W-23, W-25)."""
+        held, self._held = self._held, None
+        if held is None:
+            return  # the stream is over
+        denied = self._why_denied(create, found)
+        if denied is None:
+            self._watch(create)
+        else:
+            self._refuse_creation(f"rpc error: code = {_go_name(denied.code)} desc = {denied.text}")
+        for message in held:
+            self.on_message(message)
+
+    def _why_denied(self, create: rpc_pb2.WatchCreateRequest, found: Identity | Exception) -> Status | None:
+        if isinstance(found, Exception):
+            return status_of(found)
+        try:
+            self._context.node.auth.check_read(found, create.key or b"\x00", create.range_end)
+        except AuthError as refusal:
+            return status_of(refusal)
+        return None
+
+    def _watch(self, create: rpc_pb2.WatchCreateRequest) -> None:
+        key, watch_id = create.key or b"\x00", create.watch_id  # W-03
+        try:
+            watch_interval(key, create.range_end)
+        except WatchRangeEmptyError:  # before W-21
+            self._refuse_creation(_EMPTY_RANGE)
+            return
         if watch_id < 0 or (watch_id and watch_id in self._ids):  # 0 asks for one that is free
             self._refuse_creation(_DUPLICATE_ID)
             return
+        watch_id = watch_id or self._pick_id()
         hub = self._context.node.hub
-        if watch_id == 0:
-            watch_id = self._pick_id()
-        try:
-            watcher = hub.watch(
-                self,
-                watch_id,
-                create.key or b"\x00",  # W-03
-                create.range_end,
-                create.start_revision,
-                create.filters,
-                create.prev_kv,
-            )
-        except WatchRangeEmptyError:
-            self._refuse_creation(_EMPTY_RANGE)
-            return
-        except WatchStartError:
-            self._refuse_creation(COMPACTED.text)
-            return
-        self._ids[watch_id] = watcher
+        self._ids[watch_id] = hub.watch(
+            self, watch_id, key, create.range_end, create.start_revision, create.filters, create.prev_kv
+        )
         if create.watch_id == 0:
             self._next_id = watch_id + 1
         if create.fragment:
@@ -170,6 +207,7 @@ class WatchStream:
         """The stream goes on (W-32)."""
 
     def on_closed(self) -> None:
+        self._held = None
         self._forget(self, None)
         self._ids.clear()
         self._context.node.hub.sink_closed(self)
@@ -251,6 +289,11 @@ class WatchStream:
             # Skipped for one tick after events (W-73); dropped when the client does not keep up (W-75).
             if quiet and revision is not None and not self._full:
                 self._send(self._context.header(revision), rpc_pb2.WatchResponse(watch_id=watch_id))
+
+
+def _go_name(code: Code) -> str:
+    """As the Go client knows it by: it compares the whole reason (W-24)."""
+    return "".join(word.capitalize() for word in code.name.split("_"))
 
 
 _HANDLERS: Final[dict[str, Callable[[WatchStream, rpc_pb2.WatchRequest], None]]] = {

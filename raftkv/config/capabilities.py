@@ -17,8 +17,6 @@ class Capability(Enum):
     CLIENT_TLS = "TLS on the client side"
     PEER_TLS = "TLS between members"
     DISCOVERY = "cluster discovery"
-    AUTH = "authentication"
-    JWT = "authentication by JWT"
     GATEWAY = "the JSON gateway"
     METRICS = "the /metrics page"
     TRACING = "distributed tracing"
@@ -31,8 +29,6 @@ UNSUPPORTED: Final[Unsupported] = {
     Capability.CLIENT_TLS: "Listen on http:// where only trusted clients reach it, or end TLS in a proxy.",
     Capability.PEER_TLS: "Give peers http:// URLs on a network that only members reach, or tunnel them.",
     Capability.DISCOVERY: "Name the members with --initial-cluster instead.",
-    Capability.AUTH: "Leave --auth-token out, and let only trusted clients reach the client URLs.",
-    Capability.JWT: "Use --auth-token=simple.",
     Capability.GATEWAY: "Call the gRPC services.",
     Capability.METRICS: "Poll /health, /livez and /readyz.",
     Capability.TRACING: "Leave --enable-distributed-tracing out; applying that takes long is logged.",

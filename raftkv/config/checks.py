@@ -87,8 +87,6 @@ def _values_that_need_more(subject: Subject) -> None:
         for url in values[flag]
         if url.is_tls
     ]
-    if values["auth-token"].kind == "jwt":
-        wanted.append(("--auth-token=jwt", Capability.JWT))
     for what, capability in wanted:
         if capability in subject.unsupported:
             raise _unsupported(what, capability, subject.unsupported)

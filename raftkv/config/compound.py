@@ -115,10 +115,23 @@ def parse_auth_token(text: str) -> AuthToken:
 
 
 def _check_jwt(options: Mapping[str, str]) -> None:
-    if options.get("sign-method") not in _JWT_METHODS:
-        raise ConfigError("--auth-token: jwt needs a sign-method", f"One of {', '.join(_JWT_METHODS)}.")
-    if not options.get("pub-key") and not options.get("priv-key"):
-        raise ConfigError("--auth-token: jwt needs a pub-key or a priv-key file")
+    """Rule AU-45."""
+    method = options.get("sign-method", "")
+    if method not in _JWT_METHODS:
+        raise ConfigError(
+            f"--auth-token: jwt needs a sign-method, and {method!r} is none", f"One of {', '.join(_JWT_METHODS)}."
+        )
+    if method.startswith("HS"):
+        if not options.get("priv-key") or "pub-key" in options:
+            raise ConfigError(
+                f"--auth-token: {method} signs and verifies with one secret, so it takes a priv-key and no pub-key",
+                "Write priv-key=FILE, where the bytes of the file are the secret.",
+            )
+    elif not options.get("pub-key") and not options.get("priv-key"):
+        raise ConfigError(
+            "--auth-token: jwt needs the file of a key",
+            "Write priv-key=FILE to sign and verify tokens, or pub-key=FILE to verify those of others.",
+        )
     try:
         ttl_ns = parse_duration(options.get("ttl", "5m"))
     except ValueError as why:

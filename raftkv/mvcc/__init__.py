@@ -3,6 +3,7 @@
 from raftkv.mvcc.errors import CompactedError, FutureRevisionError, KeyNotFoundError, MvccError
 from raftkv.mvcc.frames import KeyState
 from raftkv.mvcc.hashkv import HashResult, HashScan
+from raftkv.mvcc.pages import RangePages
 from raftkv.mvcc.query import Filters, RangeQuery
 from raftkv.mvcc.scan import RangeResult, RangeScan
 from raftkv.mvcc.store import Store
@@ -19,6 +20,7 @@ __all__ = [
     "KeyState",
     "LeaseMove",
     "MvccError",
+    "RangePages",
     "RangeQuery",
     "RangeResult",
     "RangeScan",

@@ -116,13 +116,17 @@ class RangeQuery:
         self.wants_value = sort_target == VALUE
         # RNG-15: an implicit order cuts before it sorts, unless filters are active. Key order may cut at
         # once.
-        by_walk = self.sort_key is None and not self.descend
         implicit = sort_order == NONE and filters is None
-        self.fetch = self.limit + 1 if self.limit and (by_walk or implicit) else 0
+        self.fetch = self.limit + 1 if self.limit and (self.by_key or implicit) else 0
         """Matches after which fetching may stop (one more than the limit says whether there are more); 0:
         never."""
         self.point = not range_end and not (self.revision or keys_only or count_only or filters)
         """One key as it is now, without anything that would change the answer."""
+
+    @property
+    def by_key(self) -> bool:
+        """In ascending key order, asked for or by default (RNG-13)."""
+        return self.sort_key is None and not self.descend
 
     @property
     def plain(self) -> bool:

@@ -19,6 +19,7 @@ from raftkv.mvcc.blocks import TARGET_ENTRIES, Blocks
 from raftkv.mvcc.compaction import Compaction
 from raftkv.mvcc.errors import CompactedError, FutureRevisionError
 from raftkv.mvcc.hashkv import HashScan
+from raftkv.mvcc.pages import RangePages
 from raftkv.mvcc.query import interval
 from raftkv.mvcc.records import HEADER_BYTES, frame_at, newest_state, newest_states
 from raftkv.mvcc.scan import RangeResult, RangeScan
@@ -119,6 +120,11 @@ class Store:
         """The same in slices: `step()` until it is True, then `result()`."""
         self.ranges += 1
         return RangeScan(self, txn, query, self.current_revision)
+
+    def pages(self, query: RangeQuery) -> RangePages:
+        """The same in key order, in pieces that are handed out as they are read."""
+        self.ranges += 1
+        return RangePages(self, query)
 
     def get(self, txn: ReadTxn, key: bytes) -> KeyState | None:
         """The key as it is now, None when it is not alive."""

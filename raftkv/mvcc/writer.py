@@ -14,7 +14,7 @@ again. Knows nothing of leases' existence (PUT-02) or permissions: apply has che
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from raftkv.backend.handles import WriteTxn
 from raftkv.backend.schema import CURRENT_HEADER, KEY_CHUNK, REVISION_BYTES, short_key
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _pack_header = CURRENT_HEADER.pack
 _unpack_header = CURRENT_HEADER.unpack_from
+
+LARGE_BYTES: Final = 4096
+"""A record longer than this has pages of its own. See `_let_go`."""
 
 
 Change: TypeAlias = tuple[bytes, bytes, bytes | None, bool, bool]
@@ -139,6 +142,8 @@ class Writer:
             frame = put_frame(key, self._created, value, lease)
             self._blocks.change(key, 1, old is None)
         header = _pack_header(main, sub, create, version, lease)
+        if old is not None and len(old) > LARGE_BYTES and 2 * len(frame) < len(old):
+            self._let_go(key)
         if is_short:
             self._put(key, header + frame)
         else:
@@ -188,6 +193,8 @@ class Writer:
         self._sub = sub + 1
         header = _pack_header(main, sub, 0, 0, 0)
         event = delete_event(key, main)
+        if len(old) > LARGE_BYTES:
+            self._let_go(key)
         if len(key) <= KEY_CHUNK:
             self._put(key, header)
             self._put_history(key, old[:REVISION_BYTES])
@@ -202,6 +209,12 @@ class Writer:
         if old_lease:
             self.lease_moves.append((key, old_lease, 0))
         self.deletes += 1
+
+    def _let_go(self, key: bytes) -> None:
+        """Before a large record gives way to a small one: LMDB would put that into the same pages, if they are of the
+        open transaction, and keep all of them. A long key is not worth the search for its node."""
+        if len(key) <= KEY_CHUNK:
+            self._txn.delete(key, b"", self._tables.current)
 
     def _prev_before(self, key: bytes) -> bytes | None:
         """The frame from before this revision, of a key that it has put: what a watcher calls previous (W-53)."""

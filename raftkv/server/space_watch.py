@@ -1,4 +1,5 @@
-"""Room on the disk: looked at once a second, and told to all members when there is none (AL-23, AL-24).
+"""Room on the disk: looked at once a second and before what adds is applied, and told to all members when there is none
+(AL-23, AL-24).
 
 Owns the moment at which the NOSPACE alarm is proposed, and the question whether a delete may begin. What is refused for
 lack of room is the quota's affair.
@@ -11,18 +12,26 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from raftkv.apply import NOSPACE, Kind
+from raftkv.apply.quota import dearest_cost
 from raftkv.backend import NoSpaceError
 from raftkv.pb import rpc_pb2
+from raftkv.raft import EntryType
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from raftkv.apply import Alarms, Applier
     from raftkv.backend import Backend
+    from raftkv.raft import Entry
     from raftkv.server.proposals import Finish
     from raftkv.server.quota import Quota
 
 _log = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 1.0
+NEAR_BYTES: Final = 64 << 20
+"""With more than this left, nobody looks what a batch costs: a request costs little beside its bytes, and those are
+bounded far below."""
 
 
 class SpaceWatch:
@@ -58,9 +67,21 @@ class SpaceWatch:
         if self._quota.headroom_bytes == 0 and not was_full:
             self.raise_alarm()
 
+    def before_apply(self, entries: Sequence[Entry]) -> None:
+        """These will be applied, whatever this member's quota says: no member may decide that alone. One that has no
+        room for them by its own measure says so, even if no client ever asks it for anything (AL-24)."""
+        if self._quota.headroom_bytes > NEAR_BYTES or self._is_told():
+            return
+        cost_bytes = dearest_cost(entry.data for entry in entries if entry.type is EntryType.NORMAL and entry.data)
+        if not self._quota.allows(cost_bytes):
+            self.raise_alarm()
+
+    def _is_told(self) -> bool:
+        return self._proposed or (self._member_id, NOSPACE) in self._alarms.active()
+
     def raise_alarm(self) -> None:
         """Tell all members, once, that this one has no room (AL-23)."""
-        if self._proposed or (self._member_id, NOSPACE) in self._alarms.active():
+        if self._is_told():
             return
         self._proposed = True
         message = rpc_pb2.AlarmRequest(action=rpc_pb2.AlarmRequest.ACTIVATE, memberID=self._member_id, alarm=NOSPACE)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from api_support import FakeCall
 
-from raftkv import apply, lease, membership, mvcc
+from raftkv import apply, auth, lease, membership, mvcc
 from raftkv.api import errors
 from raftkv.api.errors import Status, refuse, status_of
 from raftkv.rpc.codes import Code
@@ -21,6 +21,7 @@ TABLE = {
     "TOO_MANY_OPS": (3, "etcdserver: too many operations in txn request"),
     "DUPLICATE_KEY": (3, "etcdserver: duplicate key given in txn request"),
     "INVALID_SORT_OPTION": (3, "etcdserver: invalid sort option"),
+    "INVALID_CLIENT_API_VERSION": (3, "etcdserver: invalid client api version"),
     "COMPACTED": (11, "etcdserver: mvcc: required revision has been compacted"),
     "FUTURE_REVISION": (11, "etcdserver: mvcc: required revision is a future revision"),
     "NO_SPACE": (8, "etcdserver: mvcc: database space exceeded"),
@@ -39,6 +40,24 @@ TABLE = {
     "NOT_FOR_LEARNERS": (9, "etcdserver: rpc not supported for learner"),
     "REQUEST_TOO_LARGE": (3, "etcdserver: request is too large"),
     "TOO_MANY_REQUESTS": (8, "etcdserver: too many requests"),
+    "USER_EMPTY": (3, "etcdserver: user name is empty"),
+    "USER_NOT_FOUND": (9, "etcdserver: user name not found"),
+    "USER_EXISTS": (9, "etcdserver: user name already exists"),
+    "ROLE_EMPTY": (3, "etcdserver: role name is empty"),
+    "ROLE_NOT_FOUND": (9, "etcdserver: role name not found"),
+    "ROLE_EXISTS": (9, "etcdserver: role name already exists"),
+    "ROLE_NOT_GRANTED": (9, "etcdserver: role is not granted to the user"),
+    "PERMISSION_NOT_GIVEN": (3, "etcdserver: permission not given"),
+    "PERMISSION_NOT_GRANTED": (9, "etcdserver: permission is not granted to the role"),
+    "PERMISSION_DENIED": (7, "etcdserver: permission denied"),
+    "ROOT_USER_NOT_EXIST": (9, "etcdserver: root user does not exist"),
+    "ROOT_ROLE_NOT_EXIST": (9, "etcdserver: root user does not have root role"),
+    "INVALID_AUTH_MANAGEMENT": (3, "etcdserver: invalid auth management"),
+    "AUTH_NOT_ENABLED": (9, "etcdserver: authentication is not enabled"),
+    "AUTH_FAILED": (3, "etcdserver: authentication failed, invalid user ID or password"),
+    "AUTH_OLD_REVISION": (3, "etcdserver: revision of auth store is old"),
+    "INVALID_AUTH_TOKEN": (16, "etcdserver: invalid auth token"),
+    "PASSWORDLESS_USER": (2, "auth: authentication failed, password was given for no password user"),
     "NO_LEADER": (14, "etcdserver: no leader"),
     "LEADER_CHANGED": (14, "etcdserver: leader changed"),
     "STOPPED": (14, "etcdserver: server stopped"),
@@ -51,8 +70,16 @@ TABLE = {
     "TRANSFER_TOO_SLOW": (2, "etcdserver: request timed out, leader transfer took too long"),
     "CORRUPT": (15, "etcdserver: corrupt cluster"),
     "BAD_LEADER_TRANSFEREE": (9, "etcdserver: bad leader transferee"),
+    "WRONG_DOWNGRADE_FORMAT": (3, "etcdserver: wrong downgrade target version format"),
+    "INVALID_DOWNGRADE_TARGET": (3, "etcdserver: invalid downgrade target version"),
+    "CLUSTER_VERSION_UNKNOWN": (9, "etcdserver: cluster version not found during downgrade"),
+    "UNKNOWN_METHOD": (2, "etcdserver: unknown method"),
     "NOT_PRIMARY_LESSOR": (2, "not a primary lessor"),
     "PROPOSAL_DROPPED": (2, "raft proposal dropped"),
+    "SESSION_EXPIRED": (2, "mutex: session is expired"),
+    "ELECTION_NOT_LEADER": (2, "election: not leader"),
+    "ELECTION_NO_LEADER": (2, "election: no leader"),
+    "LEADER_KEY_MISSING": (2, '"leader" field must be provided'),
 }
 
 BY_TYPE: dict[type[Exception], str] = {
@@ -74,6 +101,24 @@ BY_TYPE: dict[type[Exception], str] = {
     membership.NotEnoughStarted: "NOT_ENOUGH_STARTED",
     membership.ImpossibleChange: "NOT_ENOUGH_STARTED",
     membership.UnhealthyCluster: "UNHEALTHY",
+    auth.UserEmpty: "USER_EMPTY",
+    auth.UserNotFound: "USER_NOT_FOUND",
+    auth.UserExists: "USER_EXISTS",
+    auth.RoleEmpty: "ROLE_EMPTY",
+    auth.RoleNotFound: "ROLE_NOT_FOUND",
+    auth.RoleExists: "ROLE_EXISTS",
+    auth.RoleNotGranted: "ROLE_NOT_GRANTED",
+    auth.PermissionNotGiven: "PERMISSION_NOT_GIVEN",
+    auth.PermissionNotGranted: "PERMISSION_NOT_GRANTED",
+    auth.PermissionDenied: "PERMISSION_DENIED",
+    auth.RootUserNotExist: "ROOT_USER_NOT_EXIST",
+    auth.RootRoleNotExist: "ROOT_ROLE_NOT_EXIST",
+    auth.InvalidAuthManagement: "INVALID_AUTH_MANAGEMENT",
+    auth.AuthNotEnabled: "AUTH_NOT_ENABLED",
+    auth.AuthFailed: "AUTH_FAILED",
+    auth.AuthOldRevision: "AUTH_OLD_REVISION",
+    auth.InvalidAuthToken: "INVALID_AUTH_TOKEN",
+    auth.PasswordlessUser: "PASSWORDLESS_USER",
     node.RequestTimedOut: "TIMED_OUT",
     node.TimedOutByLeaderFailure: "TIMED_OUT_LEADER_FAILED",
     node.TimedOutByConnectionLoss: "TIMED_OUT_CONNECTION_LOST",
@@ -109,7 +154,7 @@ OF_NO_CLIENT = {membership.DataDirectoryChanged}
 
 def test_every_result_of_applying_has_a_row() -> None:
     """What is refused at apply reaches a client through the table alone."""
-    for family in (apply.ApplyError, membership.MembershipError):
+    for family in (apply.ApplyError, auth.AuthError, membership.MembershipError):
         assert set(family.__subclasses__()) - OF_NO_CLIENT <= BY_TYPE.keys()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from api_support import FakeCall, FakeNode, raw
 
-from raftkv.api.maintenance import Maintenance
+from raftkv.api.hash import Hashes
 from raftkv.backend.backend import MAX_PINS
 from raftkv.mvcc import hashkv
 from raftkv.pb import rpc_pb2
@@ -16,7 +16,7 @@ from raftkv.rpc.codes import Code
 
 def ask(node: FakeNode, revision: int = 0) -> Any:
     call: Any = FakeCall()
-    Maintenance(node.context()).hash_kv(call, raw(rpc_pb2.HashKVRequest(revision=revision)))
+    Hashes(node.context()).hash_kv(call, raw(rpc_pb2.HashKVRequest(revision=revision)))
     return call
 
 

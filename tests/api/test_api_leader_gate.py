@@ -1,4 +1,4 @@
-"""Unary calls that ask for a leader (G-20)."""
+"""Calls that ask for a leader (G-20)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from raftkv.rpc.codes import Code
 from raftkv.rpc.service import Service, build_routes
 
 RANGE, WATCH = b"/etcdserverpb.KV/Range", b"/etcdserverpb.Watch/Watch"
+SNAPSHOT = b"/etcdserverpb.Maintenance/Snapshot"
 NO_LEADER = (Code.UNAVAILABLE, "etcdserver: no leader")
 
 
@@ -25,6 +26,7 @@ def routes(fake_node: FakeNode, served: list[bytes]) -> Any:
     services = (
         Service("etcdserverpb.KV").unary("Range", lambda _call, message: served.append(message)),
         Service("etcdserverpb.Watch").bidi("Watch", lambda call: call),
+        Service("etcdserverpb.Maintenance").server_stream("Snapshot", lambda call: call),
     )
     return with_leader_asked_for(fake_node.context(), build_routes(services))
 
@@ -53,6 +55,9 @@ def test_who_wants_a_leader_is_refused_without_one(
     routes[RANGE].handler(call, b"request")
     assert call.failure == (NO_LEADER if refused else None)
     assert served == ([] if refused else [b"request"])
+    stream: Any = FakeCall(**metadata)
+    assert (routes[SNAPSHOT].handler(stream) is stream) is not refused
+    assert stream.failure == (NO_LEADER if refused else None)
 
 
 def test_a_leader_that_is_found_again_is_enough(fake_node: FakeNode, routes: Any, served: list[bytes]) -> None:
@@ -65,7 +70,7 @@ def test_a_leader_that_is_found_again_is_enough(fake_node: FakeNode, routes: Any
     assert served == [b"7"]
 
 
-def test_streams_ask_for_themselves(fake_node: FakeNode, routes: Any) -> None:
+def test_streams_of_both_directions_ask_for_themselves(fake_node: FakeNode, routes: Any) -> None:
     """G-21: they also end when the leader is lost later."""
     fake_node.leader_id = 0
     call: Any = FakeCall(hasleader="true")

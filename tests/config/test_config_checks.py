@@ -238,7 +238,6 @@ NEEDS_MORE = {
     "--listen-peer-urls=https://127.0.0.1:1": Capability.PEER_TLS,
     "--discovery-srv=example.org": Capability.DISCOVERY,
     "--discovery=http://example.org": Capability.DISCOVERY,
-    "--auth-token=jwt,sign-method=RS256,pub-key=p": Capability.JWT,
     "--enable-distributed-tracing": Capability.TRACING,
 }
 

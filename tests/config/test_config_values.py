@@ -221,6 +221,18 @@ def test_auth_tokens() -> None:
     )
 
 
+@pytest.mark.parametrize("keys", ["pub-key=p", "priv-key=q", "pub-key=p,priv-key=q"])
+def test_tokens_of_others_can_be_verified_without_signing_any(keys: str) -> None:
+    """AU-45: whoever has only the public key verifies."""
+    load([f"--auth-token=jwt,sign-method=EdDSA,{keys}"], {})
+
+
+def test_a_secret_is_no_public_key() -> None:
+    """AU-45: HS* takes only the priv-key, which is the secret."""
+    config = load(["--auth-token=jwt,sign-method=HS256,priv-key=s"], {})
+    assert config.auth_token == AuthToken("jwt", {"sign-method": "HS256", "priv-key": "s"})
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -230,6 +242,10 @@ def test_auth_tokens() -> None:
         "jwt",
         "jwt,sign-method=none,pub-key=p",
         "jwt,sign-method=RS256",
+        "jwt,sign-method=RS256,pub-key=",
+        "jwt,pub-key=p",
+        "jwt,sign-method=HS256,pub-key=p",
+        "jwt,sign-method=HS256,pub-key=p,priv-key=q",
         "jwt,sign-method=RS256,pub-key=p,ttl=0s",
         "jwt,sign-method=RS256,pub-key=p,ttl=x",
         "jwt,sign-method=RS256,pub-key=p,pub-key=q",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from contract_auth import CHEAP_HASHES, Guarded
 from contract_support import Client, new_prefix
 from helpers.grpc_calls import connect
 from helpers.processes import Program, Server
@@ -87,3 +88,24 @@ def connected() -> Iterator[Callable[[Server], Client]]:
 def fresh(start_server: StartServer, connected: Callable[[Server], Client]) -> Client:
     """A client of an empty member."""
     return connected(start_server())
+
+
+@pytest.fixture(scope="session")
+def guarded_server(
+    shared_server: Server, subject_program: Program, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The same on which auth is on; passwords are cheap to check."""
+    kind = next((flag for flag in shared_server.command() if flag.startswith("--rpc-server=")), None)
+    flags = [CHEAP_HASHES, *([kind] if kind else [])]
+    server = Server(subject_program, tmp_path_factory.mktemp("guarded"), flags)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def guarded(guarded_server: Server) -> Iterator[Guarded]:
+    """Its users. A test adds its own and leaves the others alone."""
+    with connect(guarded_server.endpoint) as channel:
+        yield Guarded(Client(channel))

@@ -188,12 +188,6 @@ _LEASE_PROVIDED = (Code.INVALID_ARGUMENT, "etcdserver: lease is provided")
         pytest.param({"value": b"", "ignore_value": True}, KEY_NOT_FOUND, id="PUT-03: no value to keep"),
         pytest.param({"ignore_lease": True}, KEY_NOT_FOUND, id="PUT-03: no lease to keep"),
         pytest.param({"lease": 4711}, LEASE_NOT_FOUND, id="PUT-02: unknown lease"),
-        pytest.param(
-            {"value": b"", "ignore_value": True, "lease": 4711},
-            LEASE_NOT_FOUND,
-            id="PUT-02 before PUT-03",
-            marks=pytest.mark.beyond_etcd("3.5 looks at the key first when the put is in a txn"),
-        ),
     ],
 )
 def test_refused_puts(
@@ -207,6 +201,15 @@ def test_refused_puts(
             client.put(prefix, **fields)
     assert client.revision() == before
     assert client.range(prefix).count == 0
+
+
+def test_the_order_of_reasons_to_refuse_a_put(client: Client, prefix: bytes) -> None:
+    """PUT-02 before PUT-03 in a put of its own; the other way round in a transaction (TXN-42)."""
+    fields: dict[str, Any] = {"value": b"", "ignore_value": True, "lease": 4711}
+    with refused(LEASE_NOT_FOUND):
+        client.put(prefix, **fields)
+    with refused(KEY_NOT_FOUND):
+        client.txn(success=[put_op(prefix, **fields)])
 
 
 # --- Put ----------------------------------------------------------------------------------------------------

@@ -320,3 +320,26 @@ def test_a_store_goes_on_after_its_environment_was_reopened(disk: Disk) -> None:
     with disk.read() as txn:
         assert [state.key for state in store.states(txn, b"a", b"z")] == [b"a", b"b", b"c"]
     assert disk.problems() == []
+
+
+@pytest.mark.parametrize("shrink", ["delete", "put"])
+def test_a_large_value_that_is_gone_takes_no_pages(disk: Disk, shrink: str) -> None:
+    """PY-31: also when it came and went between two commits."""
+    with disk.batch() as writer:
+        for number in range(20):
+            writer.begin()
+            writer.put(b"%d" % number, bytes(100_000))
+            writer.put(b"%d" % number, bytes(99_000))
+            writer.end()
+        writer.begin()
+        if shrink == "delete":
+            writer.delete_range(b"0", b"99")
+        else:
+            for number in range(20):
+                writer.put(b"%d" % number, b"small")
+        writer.end()
+    disk.compact(disk.store.current_revision)
+    with disk.read() as txn:
+        pages = [txn.stat(db)["overflow_pages"] for db in (disk.tables.current, disk.tables.events)]
+    assert pages == [0, 0]
+    assert disk.problems() == []

@@ -158,8 +158,7 @@ AUTH: Final = (
         "simple",
         Group.AUTH,
         "Kind of token that Authenticate hands out: simple, or jwt,sign-method=RS256,pub-key=FILE,"
-        "priv-key=FILE,ttl=10m.",
-        needs=Capability.AUTH,
+        "priv-key=FILE,ttl=10m. Only the members with a priv-key can hand out tokens of the second kind.",
     ),
     Setting(
         "auth-token-ttl",
@@ -168,7 +167,6 @@ AUTH: Final = (
         Group.AUTH,
         "Seconds until an unused simple token ends.",
         minimum=1,
-        idle_without=Capability.AUTH,
     ),
     Setting(
         "bcrypt-cost",
@@ -178,6 +176,5 @@ AUTH: Final = (
         "Work factor of password hashes; each step doubles the time.",
         minimum=4,
         maximum=31,
-        idle_without=Capability.AUTH,
     ),
 )

@@ -1,0 +1,104 @@
+"""A client inside the member: the KV and Lease services as the services built on them call them.
+
+Each request goes through the very handlers that the network's go through, gates included, with the metadata and the
+certificate of the call that it is made for. So quota, size limits, validation and permissions hold for Lock and
+Election without being written again, and a token is judged at each step, not only when the outer call began. Owns the
+way there and back; knows no recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+from raftkv.api.errors import Status
+from raftkv.pb import rpc_pb2
+
+if TYPE_CHECKING:
+    from raftkv.rpc.codes import Code
+    from raftkv.rpc.service import Call, Method, Routes
+
+Response = TypeVar("Response")
+Answered: TypeAlias = Callable[[Response | Status], None]
+"""Called once, perhaps before the request's own call returns: with the response message, or with why there is none."""
+
+_OUTER_CALL_ONLY: Final = frozenset({"hasleader"})
+"""What the client asked of its own call. A step of it that meets an election waits like any other (G-51)."""
+
+
+class LocalClient:
+    def __init__(self) -> None:
+        self._routes: Routes = {}
+
+    def bind(self, routes: Routes) -> None:
+        """The table to call by. After the constructor, because the services that call are part of it."""
+        self._routes = routes
+
+    def range(self, caller: Call, request: rpc_pb2.RangeRequest, answered: Answered[rpc_pb2.RangeResponse]) -> None:
+        self._call(b"/etcdserverpb.KV/Range", caller, request, rpc_pb2.RangeResponse.FromString, answered)
+
+    def txn(self, caller: Call, request: rpc_pb2.TxnRequest, answered: Answered[rpc_pb2.TxnResponse]) -> None:
+        self._call(b"/etcdserverpb.KV/Txn", caller, request, rpc_pb2.TxnResponse.FromString, answered)
+
+    def delete(
+        self, caller: Call, request: rpc_pb2.DeleteRangeRequest, answered: Answered[rpc_pb2.DeleteRangeResponse]
+    ) -> None:
+        self._call(b"/etcdserverpb.KV/DeleteRange", caller, request, rpc_pb2.DeleteRangeResponse.FromString, answered)
+
+    def grant(self, caller: Call, ttl_s: int, answered: Answered[rpc_pb2.LeaseGrantResponse]) -> None:
+        request = rpc_pb2.LeaseGrantRequest(TTL=ttl_s)
+        self._call(b"/etcdserverpb.Lease/LeaseGrant", caller, request, rpc_pb2.LeaseGrantResponse.FromString, answered)
+
+    def _call(
+        self, path: bytes, caller: Call, request: Any, read: Callable[[bytes], Any], answered: Answered[Any]
+    ) -> None:
+        method: Any = self._routes[path]
+        method.handler(_InnerCall(method, caller, read, answered), request.SerializeToString())
+
+
+class _InnerCall:
+    """`raftkv.rpc.service.Call` of a unary request from inside."""
+
+    __slots__ = ("_answered", "_caller", "_read", "identity", "method")
+
+    cancelled = False
+    """Never: what was begun for a client that has gone since may be what cleans up behind it."""
+    deadline = None
+    queued_bytes = 0
+
+    def __init__(self, method: Method, caller: Call, read: Callable[[bytes], Any], answered: Answered[Any]) -> None:
+        self.method = method
+        self.identity: Any = None
+        """As the gates find it, anew at each step: what the caller had when it began may be outdated."""
+        self._caller = caller
+        self._read = read
+        self._answered = answered
+
+    @property
+    def peer(self) -> str:
+        return self._caller.peer
+
+    @property
+    def tls_common_name(self) -> str | None:
+        return self._caller.tls_common_name
+
+    def metadata(self, key: str) -> str | None:
+        return None if key in _OUTER_CALL_ONLY else self._caller.metadata(key)
+
+    def reply(self, message: bytes) -> None:
+        self._answered(self._read(message))
+
+    def fail(self, code: Code, text: str) -> None:
+        self._answered(Status(code, text))
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """It ends by its answer alone."""
+
+    def send(self, message: bytes) -> bool:
+        raise AssertionError("a unary call has one answer")
+
+    def send_many(self, messages: Iterable[bytes]) -> bool:
+        raise AssertionError("a unary call has one answer")
+
+    def finish(self) -> None:
+        raise AssertionError("a unary call has one answer")
