@@ -22,6 +22,7 @@ from raftkv.api.client_version import with_client_version_checked
 from raftkv.api.cluster import Cluster
 from raftkv.api.context import ApiContext
 from raftkv.api.election import Election
+from raftkv.api.gateway import Gateway
 from raftkv.api.health import Health
 from raftkv.api.kv import KV
 from raftkv.api.leader_gate import with_leader_asked_for
@@ -37,10 +38,12 @@ from raftkv.config.systemd import notify
 from raftkv.rpc.service import build_routes
 from raftkv.server import Founding, Node, boot, find_founding
 from raftkv.server.errors import MemberEnded, Removed
+from raftkv.server.tls import load_tls
 
 if TYPE_CHECKING:
     from raftkv.config import Config
     from raftkv.rpc.service import Routes
+    from raftkv.rpc.tls import Tls
     from raftkv.server.authenticator import SignedTokens
 
 _log = logging.getLogger(__name__)
@@ -69,17 +72,18 @@ async def _run(config: Config) -> int:
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, ended.set)
     signed_tokens = _load_signed_tokens(config)
+    tls = load_tls(config)
     doors = serving.bind(config)
     try:
-        founding = await _unless_ended(ended, _find_founding(config))
+        founding = await _unless_ended(ended, _find_founding(config, tls.to_peers))
         if founding is None:
             return 0
-        node = Node(loop, config, boot(config, founding.result()), errors.status_of, signed_tokens)
+        node = Node(loop, config, boot(config, founding.result()), errors.status_of, signed_tokens, tls.to_peers)
     finally:
         if sys.exc_info()[0] is not None or founding is None:
             serving.close(doors)
     node.stopped.add_done_callback(lambda _: ended.set())
-    server = serving.Serving(loop, config, doors)
+    server = serving.Serving(loop, config, doors, tls)
     pages = Pages(node, Guard(config.host_whitelist, config.cors))
     api = Api(node)
     await server.open_probes(pages.handle_probe)
@@ -87,7 +91,10 @@ async def _run(config: Config) -> int:
     try:
         if await _unless_ended(ended, node.start()) is None:
             return await _stop(node, server)
-        await server.open_clients(api.routes(), pages.handle)
+        routes = api.routes()
+        if config.enable_grpc_gateway:
+            pages.attach(Gateway(node, routes, server.stats))
+        await server.open_clients(routes, pages.handle)
     except Exception as failure:
         await _stop(node, server)
         if isinstance(failure, StartError):
@@ -114,9 +121,9 @@ def _load_signed_tokens(config: Config) -> SignedTokens | None:
     return load_jwt(config.auth_token)
 
 
-async def _find_founding(config: Config) -> Founding | None:
+async def _find_founding(config: Config, tls: Tls | None) -> Founding | None:
     """None for a member that has data: what it began with no longer matters (F-70)."""
-    return None if config.has_data() else await find_founding(config)
+    return None if config.has_data() else await find_founding(config, tls)
 
 
 async def _unless_ended(ended: asyncio.Event, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result] | None:

@@ -71,7 +71,6 @@ SCENARIOS = (
             Rpc("Lock.Unlock", lock_pb2.UnlockRequest(key=b"gate/abc")),
             Ctl("get --prefix gate -w json"),
         ),
-        not_yet="the Lock service",
         tools=("3.5.1",),
     ),
     Scenario(
