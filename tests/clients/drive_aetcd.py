@@ -1,6 +1,8 @@
 """The calls of a typical user, made with the asyncio client aetcd. Started by test_python_clients.py."""
 
 import asyncio
+import hashlib
+import io
 from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import Any, Final
@@ -125,6 +127,111 @@ async def compacted_revision(aetcd: ModuleType, client: Any) -> None:
     assert refused.value.compacted_revision == last.header.revision
 
 
+async def many_watches(_aetcd: ModuleType, client: Any) -> None:
+    """Thirty on one stream; each is told of its own key only."""
+    watches = [await client.watch(b"a/many/%02d" % number) for number in range(30)]
+    for number in reversed(range(30)):
+        await client.put(b"a/many/%02d" % number, b"%d" % number)
+    for number, watch in enumerate(watches):
+        assert [event.kv.value async for event in _first(watch, 1)] == [b"%d" % number]
+        await watch.cancel()
+    once = asyncio.create_task(client.watch_prefix_once(b"a/many/", timeout=TIMEOUT_S))
+    while not once.done():
+        await client.put(b"a/many/late", b"x")
+        await asyncio.wait([once], timeout=0.05)
+    assert (await once).kv.key == b"a/many/late"
+
+
+async def keep_alive_beyond_its_time(_aetcd: ModuleType, client: Any) -> None:
+    lease = await client.lease(2)
+    start = (await client.put(b"a/kept", b"v", lease=lease)).header.revision
+    for _ in range(8):
+        await asyncio.sleep(0.5)
+        assert (await lease.refresh()).TTL == 2
+    assert (await client.get(b"a/kept")).value == b"v"
+    expiry = await client.watch(b"a/kept", start_revision=start + 1, prev_kv=True)
+    (gone,) = [event async for event in _first(expiry, 1)]
+    assert (gone.kind, gone.prev_kv.lease) == ("DELETE", lease.id)
+
+
+async def locks_of_many(_aetcd: ModuleType, client: Any) -> None:
+    """Five want it, four times each; and one that is never given back runs out."""
+    inside = turns = 0
+
+    async def work() -> None:
+        nonlocal inside, turns
+        for _ in range(4):
+            lock = client.lock(b"a/locks", ttl=30)
+            assert await lock.acquire(timeout=30)
+            inside += 1
+            assert inside == 1
+            await asyncio.sleep(0.002)
+            inside -= 1
+            turns += 1
+            assert await lock.release()
+
+    await asyncio.gather(*(work() for _ in range(5)))
+    assert turns == 20
+    dead, heir = client.lock(b"a/locks", ttl=2), client.lock(b"a/locks", ttl=30)
+    assert await dead.acquire()
+    assert await heir.acquire(timeout=TIMEOUT_S)
+    assert not await dead.release()
+    assert await heir.release()
+
+
+async def transactions_compete(_aetcd: ModuleType, client: Any) -> None:
+    """A counter that only transactions change: no increment is lost."""
+    operations = client.transactions
+    await client.put(b"a/counter", b"0")
+
+    async def increment() -> None:
+        done = False
+        while not done:
+            value = (await client.get(b"a/counter")).value
+            done, _ = await client.transaction(
+                compare=[operations.value(b"a/counter") == value],
+                success=[operations.put(b"a/counter", b"%d" % (int(value) + 1))],
+                failure=[],
+            )
+
+    await asyncio.gather(*(increment() for _ in range(40)))
+    assert (await client.get(b"a/counter")).value == b"40"
+
+
+async def maintenance(_aetcd: ModuleType, client: Any) -> None:
+    content = io.BytesIO()
+    await client.snapshot(content)
+    data, checksum = content.getvalue()[:-32], content.getvalue()[-32:]
+    assert len(data) % 512 == 0
+    assert hashlib.sha256(data).digest() == checksum
+    assert await client.hash() == await client.hash()
+    await client.put(b"a/defragment", b"v")
+    await client.defragment()
+    assert (await client.get(b"a/defragment")).value == b"v"
+
+
+async def login(aetcd: ModuleType, nobody: Any) -> None:
+    """On a server with users: alice may use app/, and nothing else."""
+    with pytest.raises(aetcd.InvalidArgumentError, match="user name is empty"):
+        await nobody.get(b"app/a")
+    port = nobody._port
+    with pytest.raises(aetcd.InvalidArgumentError, match="authentication failed, invalid user ID or password"):
+        await aetcd.Client(port=port, username="alice", password="wrong", timeout=TIMEOUT_S).connect()
+    async with aetcd.Client(port=port, username="alice", password="alicepw", timeout=TIMEOUT_S) as alice:
+        watch = await alice.watch_prefix(b"app/")
+        await alice.put(b"app/a", b"1")
+        assert [event.kv.value async for event in _first(watch, 1)] == [b"1"]
+        assert (await alice.get(b"app/a")).value == b"1"
+        assert await alice.replace(b"app/a", b"1", b"2")
+        for call in (alice.get(b"other"), alice.put(b"other", b"v"), alice.delete_prefix(b"a")):
+            with pytest.raises(Exception, match="permission denied"):
+                await call
+        lease = await alice.lease(60)
+        await alice.put(b"app/leased", b"v", lease=lease)
+        await lease.revoke()
+        assert await alice.get(b"app/leased") is None
+
+
 async def _first(watch: Any, count: int) -> Any:
     events = aiter(watch)
     for _ in range(count):
@@ -149,6 +256,12 @@ CASES: Final = {
         lock,
         status_and_members,
         compacted_revision,
+        many_watches,
+        keep_alive_beyond_its_time,
+        locks_of_many,
+        transactions_compete,
+        maintenance,
+        login,
     )
 }
 

@@ -5,9 +5,14 @@ Started by test_python_clients.py.
 The original, etcd3 0.12.0, cannot be imported with protobuf 4 or newer: its generated code is too old.
 """
 
+import hashlib
+import io
 import itertools
+import queue
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any, Final
 
@@ -135,6 +140,115 @@ def compacted_revision(pyetcd: ModuleType, client: Any) -> None:
     assert refused.value.compacted_revision == last
 
 
+def many_watches(_pyetcd: ModuleType, client: Any) -> None:
+    """Thirty on one stream; each is told of its own key only. Callbacks are told of whole responses."""
+    watches = [client.watch(f"p/many/{number:02}") for number in range(30)]
+    responses: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    callback = client.add_watch_prefix_callback("p/many/", responses.put)
+    for number in reversed(range(30)):
+        client.put(f"p/many/{number:02}", str(number))
+    for number, (events, cancel) in enumerate(watches):
+        assert next(events).value == str(number).encode()
+        cancel()
+    told = [event.key for _ in range(30) for event in responses.get(timeout=TIMEOUT_S).events]
+    assert told == [f"p/many/{number:02}".encode() for number in reversed(range(30))]
+    client.cancel_watch(callback)
+
+
+def keep_alive_beyond_its_time(_pyetcd: ModuleType, client: Any) -> None:
+    lease = client.lease(2)
+    start = client.put("p/kept", "v", lease=lease).header.revision
+    for _ in range(8):
+        time.sleep(0.5)
+        assert [response.TTL for response in lease.refresh()] == [2]
+    assert client.get("p/kept")[0] == b"v"
+    expiry, cancel = client.watch("p/kept", start_revision=start + 1, prev_kv=True)
+    gone = next(expiry)
+    cancel()
+    assert (type(gone).__name__, gone.prev_value) == ("DeleteEvent", b"v")
+
+
+def locks_of_many(_pyetcd: ModuleType, client: Any) -> None:
+    """Four want it, three times each; and one that is never given back runs out."""
+    inside = turns = 0
+
+    def work() -> None:
+        nonlocal inside, turns
+        for _ in range(3):
+            lock = client.lock("p-locks", ttl=30)
+            assert lock.acquire(timeout=30)
+            inside += 1
+            assert inside == 1
+            time.sleep(0.002)
+            inside -= 1
+            turns += 1
+            assert lock.release()
+
+    with ThreadPoolExecutor(4) as pool:
+        for worker in [pool.submit(work) for _ in range(4)]:
+            worker.result()
+    assert turns == 12
+    dead, heir = client.lock("p-locks", ttl=2), client.lock("p-locks", ttl=30)
+    assert dead.acquire()
+    assert heir.acquire(timeout=TIMEOUT_S)
+    assert not dead.release()
+    assert heir.release()
+
+
+def transactions_compete(_pyetcd: ModuleType, client: Any) -> None:
+    """A counter that only transactions change: no increment is lost."""
+    client.put("p/counter", "0")
+
+    def increment() -> None:
+        while True:
+            value, _metadata = client.get("p/counter")
+            if client.replace("p/counter", value, str(int(value) + 1)):
+                return
+
+    with ThreadPoolExecutor(4) as pool:
+        for turn in [pool.submit(increment) for _ in range(40)]:
+            turn.result()
+    assert client.get("p/counter")[0] == b"40"
+
+
+def maintenance(_pyetcd: ModuleType, client: Any) -> None:
+    content = io.BytesIO()
+    client.snapshot(content)
+    data, checksum = content.getvalue()[:-32], content.getvalue()[-32:]
+    assert len(data) % 512 == 0
+    assert hashlib.sha256(data).digest() == checksum
+    assert client.hash() == client.hash()
+    client.put("p/defragment", "v")
+    client.defragment()
+    assert client.get("p/defragment")[0] == b"v"
+
+
+def login(pyetcd: ModuleType, nobody: Any) -> None:
+    """On a server with users: alice may use app/, and nothing else."""
+    with pytest.raises(Exception, match="user name is empty"):
+        nobody.get("app/a")
+    port = int(nobody.endpoint_in_use.netloc.rpartition(":")[2])
+    with pytest.raises(Exception, match="authentication failed, invalid user ID or password"):
+        pyetcd.client(port=port, user="alice", password="wrong", timeout=TIMEOUT_S)
+    with pyetcd.client(port=port, user="alice", password="alicepw", timeout=TIMEOUT_S) as alice:
+        # It would send its token a second time as call credentials, which grpcio refuses on a channel without TLS.
+        alice.call_credentials = None
+        events, cancel = alice.watch_prefix("app/")
+        alice.put("app/a", "1")
+        assert next(events).value == b"1"
+        cancel()
+        assert alice.get("app/a")[0] == b"1"
+        assert alice.replace("app/a", "1", "2")
+        calls: tuple[Callable[[], Any], ...] = (
+            lambda: alice.get("other"),
+            lambda: alice.put("other", "v"),
+            lambda: alice.delete_prefix("a"),
+        )
+        for call in calls:
+            with pytest.raises(Exception, match="permission denied"):
+                call()
+
+
 def _with_client(case: Callable[[ModuleType, Any], None]) -> Callable[[ModuleType, int], None]:
     def run(pyetcd: ModuleType, port: int) -> None:
         with pyetcd.client(host="127.0.0.1", port=port, timeout=TIMEOUT_S) as client:
@@ -153,6 +267,12 @@ CASES: Final = {
         lock,
         status_and_members,
         compacted_revision,
+        many_watches,
+        keep_alive_beyond_its_time,
+        locks_of_many,
+        transactions_compete,
+        maintenance,
+        login,
     )
 }
 

@@ -172,7 +172,6 @@ def test_lease_keep_alive_stream(calls: Calls) -> None:
     assert (after.count, after.header.revision >= revoked.header.revision) == (0, True)
 
 
-@pytest.mark.not_yet("the Lock service")
 def test_lock_passes_from_holder_to_waiter(calls: Calls) -> None:
     """LK-01, LK-04, LK-11."""
     leases = [calls.Lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(TTL=60), timeout=_TIMEOUT_S).ID for _ in range(2)]
@@ -186,7 +185,6 @@ def test_lock_passes_from_holder_to_waiter(calls: Calls) -> None:
     calls.Lock.Unlock(lock_pb2.UnlockRequest(key=b"g/lock/%x" % leases[1]), timeout=_TIMEOUT_S)
 
 
-@pytest.mark.not_yet("the Election service")
 def test_election_is_won_proclaimed_observed_and_resigned(calls: Calls) -> None:
     """EL-01, EL-04 to EL-07."""
     election = calls.Election
