@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from raftkv.auth import NO_IDENTITY, AuthStore, Identity
+from raftkv.api.errors import refuse, status_of
+from raftkv.api.validation import why_invalid
+from raftkv.auth import NO_IDENTITY, AuthError, AuthStore, Identity
 
 if TYPE_CHECKING:
     from raftkv.api.context import ApiContext
@@ -95,10 +97,26 @@ def when_identified(context: ApiContext, method: Method) -> UnaryHandler:
 
     def noted(asked: tuple[Call, bytes], found: Identity | Exception) -> None:
         call, message = asked
-        if context.note(call, found) and (need is None or context.permits(call, need)):
+        denied = _why_denied(found, need)
+        if denied is None:
+            call.identity = found
             handler(call, message)
+        else:
+            invalid = why_invalid(method.path, message, context.node.config.max_txn_ops)
+            refuse(call, invalid or status_of(denied))
 
     return identified
+
+
+def _why_denied(found: Identity | Exception, need: Check | None) -> Exception | None:
+    if isinstance(found, Exception):
+        return found
+    if need is not None:
+        try:
+            need(found)
+        except AuthError as refusal:
+            return refusal
+    return None
 
 
 def stream_when_identified(context: ApiContext, method: Method, call: Call, receiver: StreamReceiver) -> StreamReceiver:

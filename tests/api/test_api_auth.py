@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from api_support import FakeCall, FakeNode, raw
-from auth_support import BOTH, DENIED, EMPTY, INVALID, OLD, READ, WRITE, Guarded
+from guarded_support import BOTH, DENIED, EMPTY, INVALID, OLD, READ, WRITE, Guarded
 
 from raftkv.apply import CLIENT_KINDS, Kind, decode_as_user
 from raftkv.auth import AuthFailed, Identity
@@ -625,7 +625,7 @@ def test_every_method_that_is_not_open_to_all_refuses_a_token_of_nobody(guarded:
     for path, method in unary.items():
         call: Any = FakeCall(token="nobody")
         if not path.endswith(b"/Authenticate"):
-            method.handler(call, b"")
+            method.handler(call, b"no message, in which nothing can be found wrong")
             assert call.failure == INVALID, path
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from api_support import FakeCall, FakeNode, raw
-from auth_support import DENIED, EMPTY, OLD, Guarded
+from guarded_support import DENIED, EMPTY, OLD, Guarded
 
 from raftkv.api.range_stream import RangeStream
 from raftkv.apply import Kind

@@ -19,6 +19,8 @@ from contract_auth import (
     saying,
 )
 from contract_support import (
+    DUPLICATE_KEY,
+    EMPTY_KEY,
     LEASE_NOT_FOUND,
     TIMEOUT_S,
     Client,
@@ -34,6 +36,8 @@ from contract_support import (
 
 from raftkv.pb import election_pb2, lock_pb2, rpc_pb2
 
+BAD_URLS = (Code.INVALID_ARGUMENT, "etcdserver: given member URLs are invalid")
+VALUE_PROVIDED = (Code.INVALID_ARGUMENT, "etcdserver: value is provided")
 LATER = "a check that later patch releases have"
 
 
@@ -449,6 +453,31 @@ def test_what_every_user_may_do(guarded: Guarded, ask: Callable[[Client], Any]) 
         ask(guarded.nobody)
     with refused(INVALID_TOKEN):
         ask(saying(guarded.nobody, ("token", "of nobody.1")))
+
+
+@pytest.mark.beyond_etcd("3.5.1 asks for root before it looks at URLs")
+@pytest.mark.parametrize(
+    ("ask", "status"),
+    [
+        pytest.param(lambda client: client.range(b""), EMPTY_KEY, id="Range"),
+        pytest.param(lambda client: client.put(b"k", b"v", ignore_value=True), VALUE_PROVIDED, id="Put"),
+        pytest.param(lambda client: client.delete(b""), EMPTY_KEY, id="DeleteRange"),
+        pytest.param(lambda client: client.txn(success=[put_op(b"k"), put_op(b"k")]), DUPLICATE_KEY, id="Txn"),
+        pytest.param(
+            _ask("Cluster.MemberAdd", rpc_pb2.MemberAddRequest(peerURLs=["nonsense"])), BAD_URLS, id="MemberAdd"
+        ),
+        pytest.param(
+            _ask("Cluster.MemberUpdate", rpc_pb2.MemberUpdateRequest(ID=9, peerURLs=[""])), BAD_URLS, id="MemberUpdate"
+        ),
+    ],
+)
+def test_what_a_request_says_comes_before_whose_it_is(
+    guarded: Guarded, ask: Callable[[Client], Any], status: tuple[Code, str]
+) -> None:
+    """LIM-02, KV-20, TXN-20, CL-20."""
+    for client in (guarded.nobody, guarded.new_user(), saying(guarded.nobody, ("token", "of nobody.1"))):
+        with refused(status):
+            ask(client)
 
 
 def test_health_asks_nobody(guarded: Guarded) -> None:
