@@ -7,10 +7,11 @@ READY  := $(VENV)/.ready
 DATA   ?= raftkv.data
 CLUSTER ?= raftkv.cluster
 PYTEST ?= -n auto
+RULES  := .pytest_cache/rules.json
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup run cluster cluster-stop test lint format proto bench chaos docs clean
+.PHONY: help setup run cluster cluster-stop test compatibility lint format proto bench chaos differential docs clean
 
 help:           ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -39,6 +40,11 @@ cluster-stop: setup ## Stop them; their data stays
 test: setup     ## Run all tests (PYTEST="-k name" to choose)
 	@$(BIN)/python -m pytest $(PYTEST)
 
+compatibility: setup ## Run the tests that name a rule of the etcd contract, and write docs/compatibility.md
+	@rm -f $(RULES); $(BIN)/python -m pytest $(PYTEST) --rules=all --compatibility-report=$(RULES); status=$$?; \
+	 PYTHONPATH=tests $(BIN)/python -m helpers.compatibility_page $(RULES) > $(RULES).md || exit 1; \
+	 mv $(RULES).md docs/compatibility.md; exit $$status
+
 lint: setup     ## Style, types, and which room may import which
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -58,8 +64,12 @@ bench: setup    ## Measure raftkv beside the real etcd, and print the ratios (BE
 chaos: setup    ## Break a real three-member cluster for a minute and judge what clients saw (CHAOS="--help" for more)
 	@$(BIN)/python -m chaos $(CHAOS)
 
+differential: setup ## Play random scripts on raftkv and on the real etcd, and compare (DIFFERENTIAL="--help" for more)
+	@PYTHONPATH=tests/differential:tests:. $(BIN)/python -m differ $(DIFFERENTIAL)
+
 docs: setup     ## Write the generated pages of docs/
 	@$(BIN)/python -m raftkv.config.docs > docs/configuration.md
+	@$(BIN)/python -m raftkv.metrics.docs > docs/metrics.md
 
 clean:          ## Remove .venv and caches; never data
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

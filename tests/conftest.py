@@ -12,6 +12,8 @@ import pytest
 if TYPE_CHECKING:  # grpcio is loaded only by tests that start a server
     from helpers.processes import Program, Server
 
+pytest_plugins = ["helpers.rule_report"]
+
 
 def subject_kind() -> str:
     kind = os.environ.get("RAFTKV_TEST_SUBJECT", "raftkv")
