@@ -1,0 +1,1 @@
+"""Where scripts come from: Hypothesis strategies, one module per family of operations, joined in `script`."""
