@@ -120,7 +120,8 @@ def _why_denied(found: Identity | Exception, need: Check | None) -> Exception | 
 
 
 def stream_when_identified(context: ApiContext, method: Method, call: Call, receiver: StreamReceiver) -> StreamReceiver:
-    """The receiver of a stream that one request opens, for while auth is on.
+    """The receiver of a stream that one request opens. Whether auth is on is asked when the request comes: the stream
+    may have been opened long before.
 
     Streams that the client writes to identify their caller themselves, for each request anew.
     """
@@ -141,6 +142,9 @@ class _Identified:
         """What came while the caller was being identified: at most the end of the request."""
 
     def on_message(self, message: bytes) -> None:
+        if not self._context.node.auth.enabled:
+            self._receiver.on_message(message)
+            return
         self._held = deque()
         identify(self._context, self._call, self._noted, message)
 

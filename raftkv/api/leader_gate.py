@@ -47,12 +47,10 @@ def _gated_unary(context: ApiContext, method: Method, handler: Any) -> UnaryHand
 
 
 def _gated_stream(context: ApiContext, method: Method, handler: Any) -> StreamHandler:
-    auth = context.node.auth
-
     def gated(call: Call) -> StreamReceiver:
         if not context.unless_no_leader(call):
             return RefusedStream()
         receiver: StreamReceiver = handler(call)
-        return stream_when_identified(context, method, call, receiver) if auth.enabled else receiver
+        return stream_when_identified(context, method, call, receiver)
 
     return gated

@@ -71,6 +71,7 @@ class WatchStream:
 
     __slots__ = (
         "_call",
+        "_closed",
         "_context",
         "_forget",
         "_fragmented",
@@ -100,6 +101,7 @@ class WatchStream:
         self._leader_watch = LeaderWatch(context.node, call)
         self._held: deque[bytes] | None = None
         """What came while the caller of a creation was being identified: requests are answered in their order."""
+        self._closed = False
 
     # --- what the client sends ----------------------------------------------------------------------------------------
 
@@ -136,6 +138,8 @@ class WatchStream:
         else:
             self._refuse_creation(f"rpc error: code = {_go_name(denied.code)} desc = {denied.text}")
         for message in held:
+            if self._closed:  # by one of them: a watcher made now would have no end
+                return
             self.on_message(message)
 
     def _why_denied(self, create: rpc_pb2.WatchCreateRequest, found: Identity | Exception) -> Status | None:
@@ -207,6 +211,7 @@ class WatchStream:
         """The stream goes on (W-32)."""
 
     def on_closed(self) -> None:
+        self._closed = True
         self._held = None
         self._forget(self, None)
         self._ids.clear()

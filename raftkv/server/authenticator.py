@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
+import re
 import secrets
 import string
 from collections.abc import Callable
@@ -18,12 +20,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, T
 import bcrypt
 
 from raftkv.apply import Kind
-from raftkv.auth import AuthFailed, AuthNotEnabled, AuthOldRevision, Identity, InvalidAuthToken, PasswordlessUser
+from raftkv.auth import (
+    NO_IDENTITY,
+    AuthFailed,
+    AuthNotEnabled,
+    AuthOldRevision,
+    Identity,
+    InvalidAuthToken,
+    PasswordlessUser,
+)
 from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.server.errors import NodeError, RequestTimedOut, Stopped, TooManyRequests
 
 if TYPE_CHECKING:
     from raftkv.server.node import Node
+
+_log = logging.getLogger(__name__)
 
 THREADS: Final = 2
 """Passwords that are worked on at a time; the rest of the machine is for those who have a token."""
@@ -31,11 +43,18 @@ MAX_WAITING: Final = 256
 """Passwords that wait for a thread: with the default cost about ten seconds' work. More are refused."""
 MAX_PASSWORD_BYTES: Final = 72
 """What bcrypt looks at."""
+MAX_FOREIGN_COST: Final = 16
+"""Of a hash that a client made (AU-20): some four seconds' work, which a request can wait for. One of 31 would keep a
+thread for days, for anybody who asks, and nothing can stop the thread, not even the end of the process."""
+MAX_HELD_TOKENS: Final = 1024
+"""Calls whose tokens tell of entries still to come. Anybody can make such tokens up: more are refused."""
 NONCE_LETTERS: Final = 16
 """AU-43."""
 EXPIRE_EVERY_S: Final = 1.0
 _MAX_INDEX_DIGITS: Final = 20
 _MAX_INDEX: Final = 2**64 - 1
+_BCRYPT: Final = re.compile(rb"\$2[abxy]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
+"""Asked before the library is, some versions of which do not survive what is shorter."""
 
 Found: TypeAlias = Callable[[Any, "Identity | Exception"], None]
 """found(context, identity) or found(context, why not)."""
@@ -81,7 +100,7 @@ class Authenticator:
         self._in_threads = 0
         self._closed = False
         self._waiting: list[_Waiting] = []
-        """A heap; bounded by the open requests, and each by the request timeout."""
+        """A heap; bounded by MAX_HELD_TOKENS, and each by the request timeout."""
         self._arrivals = 0
         self._expired_s = 0.0
         self._tokens.ttl_s = node.config.auth_token_ttl_s
@@ -89,7 +108,8 @@ class Authenticator:
     # --- tokens -------------------------------------------------------------------------------------------------------
 
     def identify(self, token: str, found: Found, context: Any) -> None:
-        """Tell whom the token stands for, perhaps at once: `found` gets the Identity, or InvalidAuthToken (AU-47)."""
+        """Tell whom the token stands for, perhaps at once: `found` gets the Identity, or InvalidAuthToken (AU-47), or
+        TooManyRequests when too many tokens wait already."""
         if self._signed is not None:
             found(context, self._verified(token))
             return
@@ -100,6 +120,9 @@ class Authenticator:
         index = _index_in(token)
         if index <= self._applier.index:
             found(context, InvalidAuthToken())
+            return
+        if len(self._waiting) >= MAX_HELD_TOKENS:
+            found(context, TooManyRequests())
             return
         # Another member gave it out, and this one will hear of it (AU-44).
         self._arrivals += 1
@@ -114,9 +137,13 @@ class Authenticator:
             return refusal
 
     def on_applied(self, applied: int) -> None:
-        while self._waiting and self._waiting[0].entry <= applied:
+        enabled = self._auth.enabled
+        while self._waiting and (self._waiting[0].entry <= applied or not enabled):
             waiting = heapq.heappop(self._waiting)
-            self.identify(waiting.token, waiting.found, waiting.context)
+            if enabled:
+                self.identify(waiting.token, waiting.found, waiting.context)
+            else:  # turned off meanwhile: what its token stands for is nobody's business any more (AU-13)
+                waiting.found(waiting.context, NO_IDENTITY)
 
     def on_tick(self, now: float) -> None:
         if now - self._expired_s >= EXPIRE_EVERY_S:
@@ -182,8 +209,20 @@ class Authenticator:
         if user.options.no_password:
             raise PasswordlessUser
         raw, kept = password.encode()[:MAX_PASSWORD_BYTES], user.password
-        if not await self._in_thread(lambda: _fits(raw, kept)):
+        if not self._can_compare(name, kept) or not await self._in_thread(lambda: _fits(raw, kept)):
             raise AuthFailed
+
+    def _can_compare(self, name: str, kept: bytes) -> bool:
+        """False when nothing is kept, or what no bcrypt made, or more work than anybody can wait for: no password fits
+        (AU-22)."""
+        made = _BCRYPT.fullmatch(kept)
+        if made is None:
+            return False
+        cost, limit = int(made[1]), max(MAX_FOREIGN_COST, self._node.config.bcrypt_cost)
+        if cost > limit:
+            fields = {"user": name, "cost": cost, "limit": limit}
+            _log.warning("nobody can log in as this user: comparing its password takes too long", extra={"kv": fields})
+        return cost <= limit
 
     async def _propose(self, name: str, auth_revision: int) -> tuple[int, str]:
         """Have it confirmed that nothing changed since the password was checked, and a token made."""
@@ -231,7 +270,7 @@ def _make_nonce() -> str:
 def _fits(password: bytes, kept: bytes) -> bool:
     try:
         return bcrypt.checkpw(password, kept)
-    except ValueError:  # nothing is kept, or what no bcrypt made: no password fits (AU-22)
+    except ValueError:  # a cost below 4, or a salt that no bcrypt would write
         return False
 
 

@@ -436,6 +436,20 @@ def test_a_stream_that_ends_while_a_token_is_waited_for_leaves_no_watcher(guarde
     assert call.sent == []
 
 
+def test_what_was_held_back_makes_no_watcher_once_the_stream_is_over(guarded: Guarded) -> None:
+    """One that nobody could cancel any more."""
+    guarded.tokens.slow.add("alice")
+    call, stream = guarded.open("Watch/Watch", "alice")
+    call.fail = lambda *_: stream.on_closed()
+    stream.on_message(_create(key=b"x"))
+    stream.on_message(b"no request")
+    stream.on_message(_create(key=b"a"))
+    guarded.tokens.slow.clear()
+    guarded.tokens.go_on()
+    assert [reason for *_, reason in _watched(call)] == [REASONS["bob"]]
+    assert guarded.node.hub.statistics().watchers == 0
+
+
 def test_a_stream_does_not_hold_back_without_end(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raftkv.api.watch.MAX_HELD", 3)
     guarded.tokens.slow.add("alice")
@@ -617,6 +631,26 @@ def test_a_snapshot_is_for_root(guarded: Guarded, monkeypatch: pytest.MonkeyPatc
         stream.on_closed()
         assert call.failure == failure
     assert copies == []
+
+
+def test_a_stream_is_judged_when_its_request_comes(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contract section 6.8, AU-13: auth may have been turned on, or off, since it was opened."""
+    copied: list[Any] = []
+    monkeypatch.setattr("raftkv.api.snapshot.SnapshotStream.on_message", lambda *_: copied.append(1))
+    for user, failure in ((None, EMPTY), ("bob", DENIED), ("nobody", INVALID)):
+        guarded.turn_off()
+        call, stream = guarded.open("Maintenance/Snapshot", user)
+        guarded.must(Kind.AUTH_ENABLE, rpc_pb2.AuthEnableRequest())
+        stream.on_message(b"")
+        assert call.failure == failure
+    assert copied == []
+    for user in (None, "bob", "nobody"):
+        call, stream = guarded.open("Maintenance/Snapshot", user)
+        guarded.turn_off()
+        stream.on_message(b"")
+        assert call.failure is None
+        guarded.must(Kind.AUTH_ENABLE, rpc_pb2.AuthEnableRequest())
+    assert copied == [1, 1, 1]
 
 
 def test_every_method_that_is_not_open_to_all_refuses_a_token_of_nobody(guarded: Guarded) -> None:

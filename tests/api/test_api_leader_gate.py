@@ -8,6 +8,7 @@ import pytest
 from api_support import FakeCall, FakeNode
 
 from raftkv.api.leader_gate import with_leader_asked_for
+from raftkv.api.learner_gate import RefusedStream
 from raftkv.rpc.codes import Code
 from raftkv.rpc.service import Service, build_routes
 
@@ -56,7 +57,7 @@ def test_who_wants_a_leader_is_refused_without_one(
     assert call.failure == (NO_LEADER if refused else None)
     assert served == ([] if refused else [b"request"])
     stream: Any = FakeCall(**metadata)
-    assert (routes[SNAPSHOT].handler(stream) is stream) is not refused
+    assert isinstance(routes[SNAPSHOT].handler(stream), RefusedStream) is refused
     assert stream.failure == (NO_LEADER if refused else None)
 
 

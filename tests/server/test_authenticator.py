@@ -16,6 +16,7 @@ import pytest
 
 from raftkv.apply import Kind
 from raftkv.auth import (
+    NO_IDENTITY,
     AuthError,
     AuthFailed,
     AuthNotEnabled,
@@ -167,6 +168,52 @@ def test_who_cannot_log_in() -> None:
             node.auth.enabled = False
             assert await _refusal(served, "alice", "right") is AuthNotEnabled
             assert node.proposed == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("cost", "configured", "compared"), [(16, 4, True), (17, 4, False), (17, 17, True), (31, 4, False)]
+)
+def test_a_hash_that_takes_too_long_to_compare_fits_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, cost: int, configured: int, compared: bool
+) -> None:
+    """AU-20: clients may bring a hash of any cost, and whoever then logs in would keep a thread for days, which not
+    even the end of the process can stop."""
+    asked: list[bytes] = []
+    monkeypatch.setattr(module, "_fits", lambda _password, kept: not asked.append(kept))
+    kept = b"$2a$%02d$" % cost + bcrypt.hashpw(b"right", bcrypt.gensalt(4))[7:]
+
+    async def run() -> None:
+        async with _serving() as (node, served):
+            node.config.bcrypt_cost = configured
+            node.auth.add("patient", kept)
+            if compared:
+                await served.authenticate("patient", "right")
+            else:
+                assert await _refusal(served, "patient", "right") is AuthFailed
+
+    asyncio.run(run())
+    assert asked == ([kept] if compared else [])
+    assert ("takes too long" in caplog.text) is not compared
+    assert kept.decode()[7:] not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        *(b"", b"$2a$04$", b"$2a$04$abc", b"$2a$04$" + b"." * 52, b"$2a$04$" + b"." * 54, b"$2a$4$" + b"." * 53),
+        *(b"$2c$04$" + b"." * 53, b"$2a$04$" + b"\xff" * 53, b"$2a$04$" + b"." * 53 + b"\n", b"\xff" * 60),
+    ],
+)
+def test_the_library_is_not_asked_about_what_no_bcrypt_made(monkeypatch: pytest.MonkeyPatch, kept: bytes) -> None:
+    """AU-22: versions of it end in what is no Exception, and nobody would answer the call."""
+    monkeypatch.setattr(module.bcrypt, "checkpw", lambda *_: pytest.fail("asked"))
+
+    async def run() -> None:
+        async with _serving() as (node, served):
+            node.auth.add("odd", kept)
+            assert await _refusal(served, "odd", "") is AuthFailed
 
     asyncio.run(run())
 
@@ -367,6 +414,39 @@ def test_a_token_of_another_member_is_waited_for() -> None:
             assert order[3] == ("a.13", ("anna", 6))
             assert order[4][0] == "never.13"
             assert isinstance(order[4][1], InvalidAuthToken)
+
+    asyncio.run(run())
+
+
+def test_more_tokens_than_can_wait_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G-55: anybody can speak of entries that will never come. Who has a token that is known need not wait."""
+    monkeypatch.setattr(module, "MAX_HELD_TOKENS", 3)
+
+    async def run() -> None:
+        async with _serving() as (node, served):
+            waiting = [_found(served, f"made-up.{each}") for each in range(90, 93)]
+            (refusal,) = _found(served, "made-up.93")
+            assert isinstance(refusal, TooManyRequests)
+            assert waiting == [[], [], []]
+            node.auth.tokens.assign("known.1", "alice")
+            assert _found(served, "known.1") == [Identity("alice", 5)]
+            node.applier.index = 90
+            served.on_applied(90)
+            assert _found(served, "made-up.94") == []
+
+    asyncio.run(run())
+
+
+def test_when_auth_is_turned_off_no_token_is_waited_for() -> None:
+    """AU-13: also those of which nothing is known are good then."""
+
+    async def run() -> None:
+        async with _serving() as (node, served):
+            waiting = [_found(served, token) for token in ("x.12", "x.99")]
+            node.auth.enabled = False
+            node.applier.index = 12
+            served.on_applied(12)
+            assert waiting == [[NO_IDENTITY], [NO_IDENTITY]]
 
     asyncio.run(run())
 
