@@ -1,13 +1,13 @@
 """A plain HTTP request over HTTP/2, for the pages and the gateway when TLS has chosen `h2` (H-03).
 
-Owns gathering the body and writing the answer. In plain text, where HTTP/2 is gRPC alone (H-02), and where no
-HTTP is served, the answer is 415.
+Owns gathering the body and writing the answer, whole or piece by piece. In plain text, where HTTP/2 is gRPC alone
+(H-02), and where no HTTP is served, the answer is 415.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from raftkv.rpc.frames import ErrorCode
@@ -57,13 +57,34 @@ class HttpStream(ServerStream):
         self._release_body()
         self._responded = True
         if self._exchange is not None:
-            self._exchange.cancelled = True
+            self._guard(self._exchange.disconnect)
 
     def on_disconnect(self, text: str) -> None:
         self.on_reset(ErrorCode.CANCEL)
 
     def on_writable(self) -> None:
-        """An answer is queued whole: nobody waits for room."""
+        if self._exchange is not None:
+            self._guard(self._exchange.on_writable)
+
+    # --- an answer without a known end: this stream is the exchange's Outlet
+
+    def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        if not self._responded:
+            self._responded = True
+            self.outbox.headers(self.id, _head_block(status, headers), end_stream=False)
+
+    def send(self, data: bytes) -> bool:
+        self.outbox.enqueue(self, data)
+        if self.queued_bytes < self.connection.limits.stream_high_bytes:
+            return True
+        self.throttled = True
+        return False
+
+    def finish(self) -> None:
+        self.end(b"")
+
+    def open_socket(self, protocol: str | None, on_text: Callable[[str], None]) -> None:
+        raise AssertionError("no exchange over HTTP/2 wants one")
 
     def _dispatch(self) -> None:
         handler = self.connection.context.http_handler
@@ -72,6 +93,7 @@ class HttpStream(ServerStream):
             self._respond(415, (("content-type", "text/plain"),), text)
             return
         self._exchange = self._make_exchange()
+        self._exchange.is_tls = True
         try:
             handler(self._exchange)
         except Exception:
@@ -95,6 +117,7 @@ class HttpStream(ServerStream):
             connection.peer,
             connection.tls_common_name,
             self._respond,
+            self,
         )
 
     def _release_body(self) -> None:
@@ -106,9 +129,8 @@ class HttpStream(ServerStream):
             return
         self._responded = True
         self._release_body()
-        # 8 is the name :status in the static table, 28 content-length.
-        block = literal_indexed_name(8, b"%d" % status) + literal_indexed_name(28, b"%d" % len(body))
-        block += b"".join(literal(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+        # 28 is the name content-length in the static table.
+        block = _head_block(status, headers) + literal_indexed_name(28, b"%d" % len(body))
         if not body or self._fields.pseudo[b":method"] == b"HEAD":
             self.outbox.headers(self.id, block, end_stream=True)
             self.on_end_sent()
@@ -116,3 +138,18 @@ class HttpStream(ServerStream):
         self.outbox.headers(self.id, block, end_stream=False)
         self.outbox.enqueue(self, body)
         self.end(b"")
+
+    def _guard(self, function: Callable[[], None]) -> None:
+        """Call what the maker of an answer left to be called. One that raises is our mistake."""
+        try:
+            function()
+        except Exception:
+            self.connection.stats.handler_errors += 1
+            logger.exception("http handler raised", extra={"kv": {"peer": self.connection.peer}})
+
+
+def _head_block(status: int, headers: Sequence[tuple[str, str]]) -> bytes:
+    # 8 is the name :status in the static table.
+    return literal_indexed_name(8, b"%d" % status) + b"".join(
+        literal(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers
+    )

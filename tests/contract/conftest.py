@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 from contract_auth import CHEAP_HASHES, Guarded
+from contract_gateway import Gateway, Lines
 from contract_support import Client, new_prefix
 from helpers.grpc_calls import connect
 from helpers.processes import Program, Server
@@ -109,3 +110,36 @@ def guarded(guarded_server: Server) -> Iterator[Guarded]:
     """Its users. A test adds its own and leaves the others alone."""
     with connect(guarded_server.endpoint) as channel:
         yield Guarded(Client(channel))
+
+
+@pytest.fixture(scope="session")
+def gateway_server(subject_program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A member that serves HTTP beside gRPC, which the one on grpcio does not."""
+    made = Server(subject_program, tmp_path_factory.mktemp("gateway"), [CHEAP_HASHES])
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="session")
+def gateway(gateway_server: Server) -> Gateway:
+    return Gateway(gateway_server)
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[Lines], Lines]]:
+    """`opened(gateway.stream(...))`: closed when the test ends."""
+    with ExitStack() as stack:
+
+        def keep(lines: Lines) -> Lines:
+            stack.callback(lines.close)
+            return lines
+
+        yield keep
+
+
+@pytest.fixture
+def key() -> bytes:
+    """A key, and what lies below it, of this test alone."""
+    return new_prefix() + b"k"
