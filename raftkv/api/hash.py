@@ -7,6 +7,7 @@ other work, on a snapshot of their own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from raftkv.api.errors import refuse, status_of
@@ -18,6 +19,7 @@ from raftkv.pb import rpc_pb2
 if TYPE_CHECKING:
     from raftkv.api.context import ApiContext
     from raftkv.backend import ReadPin
+    from raftkv.histogram import Histogram
     from raftkv.mvcc import HashScan
     from raftkv.rpc.service import Call
 
@@ -31,14 +33,15 @@ class Hashes:
 
     def hash(self, call: Call, message: bytes) -> None:
         if self._context.parse(call, rpc_pb2.HashRequest.FromString, message) is not None:
-            self._start(call, self._scan_all)
+            self._start(call, self._scan_all, self._node.durations.hash)
 
     def hash_kv(self, call: Call, message: bytes) -> None:
         request = self._context.parse(call, rpc_pb2.HashKVRequest.FromString, message)
         if request is not None:
-            self._start(call, lambda pin: self._scan_revisions(pin, request.revision))
+            durations = self._node.durations.hash_kv
+            self._start(call, lambda pin: self._scan_revisions(pin, request.revision), durations)
 
-    def _start(self, call: Call, make_scan: Callable[[ReadPin], _Scan]) -> None:
+    def _start(self, call: Call, make_scan: Callable[[ReadPin], _Scan], durations: Histogram) -> None:
         try:
             pin = self._node.backend.pin()
         except BackendError as failure:
@@ -51,7 +54,7 @@ class Hashes:
             pin.close()
             refuse(call, status_of(refusal))
             return
-        self._node.slices.add(LongHash(call, header, scan, pin))
+        self._node.slices.add(LongHash(call, header, scan, pin, durations))
 
     def _scan_all(self, pin: ReadPin) -> _Scan:
         return _AllScan(StoreHash(pin.txn, self._node.backend.tables))
@@ -93,9 +96,11 @@ class _RevisionScan:
 class LongHash:
     """A hash over the whole store, computed in slices on a snapshot of its own."""
 
-    __slots__ = ("_call", "_header", "_pin", "_scan")
+    __slots__ = ("_began_s", "_call", "_durations", "_header", "_pin", "_scan")
 
-    def __init__(self, call: Call, header: bytes, scan: _Scan, pin: ReadPin) -> None:
+    def __init__(self, call: Call, header: bytes, scan: _Scan, pin: ReadPin, durations: Histogram) -> None:
+        self._began_s = perf_counter()
+        self._durations = durations
         self._call = call
         self._header = header
         self._scan = scan
@@ -109,5 +114,6 @@ class LongHash:
             return True
         body = self._scan.body()
         self._pin.close()
+        self._durations.observe(perf_counter() - self._began_s)
         self._call.reply(self._header + body)
         return False

@@ -31,6 +31,7 @@ from raftkv.api.lease import LeaseService
 from raftkv.api.local_client import LocalClient
 from raftkv.api.lock import Lock
 from raftkv.api.maintenance import Maintenance
+from raftkv.api.metrics_page import MetricsPage
 from raftkv.api.pages import Guard, Pages
 from raftkv.api.watch import WatchService
 from raftkv.config import StartError
@@ -86,6 +87,7 @@ async def _run(config: Config) -> int:
     server = serving.Serving(loop, config, doors, tls)
     pages = Pages(node, Guard(config.host_whitelist, config.cors))
     api = Api(node)
+    pages.add(MetricsPage.PATH, MetricsPage(node, server, pages, api.routes()).answer)
     await server.open_probes(pages.handle_probe)
     await server.open_peers(node.peering.service, pages.handle_peer)
     try:

@@ -1,7 +1,7 @@
-"""The pages that are plain HTTP: /health, /livez, /readyz, /version, members' /members, and who may ask for them.
+"""The pages that are plain HTTP: /health, /livez, /readyz, /version, /debug/vars, members' /members, and who may ask.
 
-Short bodies for probes and tools; everything else is 404. Owns the checks behind the probes; the JSON gateway
-and /metrics are not here.
+Short bodies for probes and tools; everything else is 404. Owns the checks behind the probes. What the JSON gateway
+serves is handed on to it, once it is there.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
-from raftkv.api import member_page
+from raftkv.api import debug_vars, member_page
 from raftkv.api.errors import status_of
+from raftkv.api.gateway import PREFIXES
 from raftkv.apply import CORRUPT
 from raftkv.pb import rpc_pb2
 from raftkv.version import ETCD_VERSION, STORAGE_VERSION
 
 if TYPE_CHECKING:
+    from raftkv.api.gateway import Gateway
     from raftkv.rpc.http_exchange import HttpExchange
     from raftkv.server import Node
 
@@ -48,7 +50,8 @@ class Guard:
         self._origins = frozenset(origins)
 
     def admits(self, exchange: HttpExchange) -> bool:
-        return "*" in self._hosts or _host_name(exchange.header("host") or "") in self._hosts
+        """Over TLS a name cannot be rebound: the certificate tells."""
+        return exchange.is_tls or "*" in self._hosts or _host_name(exchange.header("host") or "") in self._hosts
 
     def cors(self, exchange: HttpExchange) -> Headers:
         """Headers of any answer to this request."""
@@ -85,19 +88,39 @@ Page: TypeAlias = Callable[[_Request], None]
 
 
 class Pages:
-    """`handle` serves all pages to clients, `handle_probe` the health pages to whoever comes (H-07, H-08)."""
+    """`handle` serves all pages to clients, `handle_probe` those for probes and Prometheus to whoever comes (H-07,
+    H-08)."""
 
     def __init__(self, node: Node, guard: Guard) -> None:
         self._node = node
         self._guard = guard
+        self._gateway: Gateway | None = None
+        self.check_counts: Final = {
+            (path[1:], name): CheckCount() for path, checks in CHECKS.items() for name in checks
+        }
+        """(livez or readyz, name of the check) -> how it went (H-57)."""
+        self.health_count: Final = CheckCount()
+        """Of /health."""
         self._probes: dict[str, Page] = {"/health": self._health}
         for path, checks in CHECKS.items():
-            self._probes[path] = partial(_run_chosen, node, checks)
+            self._probes[path] = partial(self._run_chosen, path, checks)
             for name, check in checks.items():
-                self._probes[f"{path}/{name}"] = partial(_run, node, {name: check})  # H-53
+                self._probes[f"{path}/{name}"] = partial(self._run, path, {name: check})  # H-53
         self._probes[member_page.PATH] = partial(member_page.answer, node)
-        self._pages: dict[str, Page] = {**self._probes, "/version": self._version}
+        self._pages: dict[str, Page] = {
+            **self._probes,
+            "/version": self._version,
+            debug_vars.PATH: partial(debug_vars.answer, node),
+        }
         self._peer_pages: dict[str, Page] = {"/members": self._members, "/version": self._version}
+
+    def add(self, path: str, page: Page) -> None:
+        """One that knows more than this module does: for clients, and on the probe URLs."""
+        self._probes[path] = self._pages[path] = page
+
+    def attach(self, gateway: Gateway) -> None:
+        """From now on the paths of the gateway are served; they are 404 without one (H-20)."""
+        self._gateway = gateway
 
     def handle(self, exchange: HttpExchange) -> None:
         if not self._guard.admits(exchange):
@@ -107,6 +130,8 @@ class Pages:
         cors = self._guard.cors(exchange)
         if exchange.method == "OPTIONS":
             exchange.respond(200, cors)
+        elif self._gateway is not None and exchange.target.startswith(PREFIXES):
+            self._gateway.handle(exchange, cors)
         else:
             _dispatch(self._pages, exchange, cors)
 
@@ -148,15 +173,46 @@ class Pages:
         for _, alarm in self._node.alarms.active():
             name = rpc_pb2.AlarmType.Name(alarm)  # type: ignore[arg-type]
             if name not in excluded:
-                _answer_health(request, f"ALARM {name}")
+                self._answer_health(request, f"ALARM {name}")
                 return
-        report = partial(_answer_read_health, request)
+        report = partial(self._answer_read_health, request)
         if request.query.get("serializable", [""])[0] == "true":
             _serializable_read(self._node, report)
         elif not self._node.leader_id:
-            _answer_health(request, "RAFT NO LEADER")
+            self._answer_health(request, "RAFT NO LEADER")
         else:
             _linearizable_read(self._node, report)
+
+    def _answer_read_health(self, request: _Request, error: str) -> None:
+        self._answer_health(request, f"RANGE ERROR:{error}" if error else "")
+
+    def _answer_health(self, request: _Request, reason: str) -> None:
+        self.health_count.count(passed=not reason)
+        _answer_health(request, reason)
+
+    def _run_chosen(self, path: str, checks: Mapping[str, Check], request: _Request) -> None:
+        """All checks but the excluded ones (H-52)."""
+        excluded = set(request.query.get("exclude", ()))
+        unknown = sorted(excluded.difference(checks, ("",)))
+        if unknown:
+            fields = {"path": request.path, "exclude": unknown}
+            _log.warning("a probe excludes checks that do not exist", extra={"kv": fields})
+        self._run(path, {name: check for name, check in checks.items() if name not in excluded}, request)
+
+    def _run(self, path: str, checks: Mapping[str, Check], request: _Request) -> None:
+        """Run them side by side and answer when the last has reported (H-50, H-51)."""
+        errors: dict[str, str] = {}
+
+        def report(name: str, error: str) -> None:
+            errors[name] = error
+            self.check_counts[path[1:], name].count(passed=not error)
+            if len(errors) == len(checks):
+                _answer_probe(request, [(each, errors[each]) for each in checks])
+
+        if not checks:
+            _answer_probe(request, [])
+        for name, check in checks.items():
+            check(self._node, partial(report, name))
 
 
 def _dispatch(pages: Mapping[str, Page], exchange: HttpExchange, common_headers: Headers) -> None:
@@ -168,10 +224,6 @@ def _dispatch(pages: Mapping[str, Page], exchange: HttpExchange, common_headers:
         request.respond(405, [*_TEXT, ("allow", "GET")], b"Method Not Allowed\n")
     else:
         page(request)
-
-
-def _answer_read_health(request: _Request, error: str) -> None:
-    _answer_health(request, f"RANGE ERROR:{error}" if error else "")
 
 
 def _answer_health(request: _Request, reason: str) -> None:
@@ -234,29 +286,23 @@ CHECKS: Final[Mapping[str, Mapping[str, Check]]] = {
 """Path -> name -> check (contract section 10.4)."""
 
 
-def _run_chosen(node: Node, checks: Mapping[str, Check], request: _Request) -> None:
-    """All checks but the excluded ones (H-52)."""
-    excluded = set(request.query.get("exclude", ()))
-    unknown = sorted(excluded.difference(checks, ("",)))
-    if unknown:
-        fields = {"path": request.path, "exclude": unknown}
-        _log.warning("a probe excludes checks that do not exist", extra={"kv": fields})
-    _run(node, {name: check for name, check in checks.items() if name not in excluded}, request)
+class CheckCount:
+    """How often a check was made, and how it went. Plain integers, which the metrics read when they are asked."""
 
+    __slots__ = ("failed", "passed", "passes")
 
-def _run(node: Node, checks: Mapping[str, Check], request: _Request) -> None:
-    """Run them side by side and answer when the last has reported (H-50, H-51)."""
-    errors: dict[str, str] = {}
+    def __init__(self) -> None:
+        self.passed = 0
+        """1: it did when it was last made."""
+        self.passes = 0
+        self.failed = 0
 
-    def report(name: str, error: str) -> None:
-        errors[name] = error
-        if len(errors) == len(checks):
-            _answer_probe(request, [(each, errors[each]) for each in checks])
-
-    if not checks:
-        _answer_probe(request, [])
-    for name, check in checks.items():
-        check(node, partial(report, name))
+    def count(self, *, passed: bool) -> None:
+        self.passed = int(passed)
+        if passed:
+            self.passes += 1
+        else:
+            self.failed += 1
 
 
 def _answer_probe(request: _Request, results: Sequence[tuple[str, str]]) -> None:

@@ -2,7 +2,7 @@
 
     --listen-client-urls         gRPC and pages on one port (H-01), or gRPC alone when the pages are elsewhere
     --listen-client-http-urls    the pages and no gRPC (H-04)
-    --listen-metrics-urls        probes, from the moment the node exists, before it has joined (H-08)
+    --listen-metrics-urls        metrics and probes, from the moment the node exists, before it has joined (H-08)
     --listen-peer-urls           the other members, from the moment the node exists (contract section 10.6)
 
 Owns sockets and the order of opening and closing. Knows no service and no page: it gets routes and handlers.
@@ -21,6 +21,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from raftkv.config import StartError
+from raftkv.metrics import bounds
 from raftkv.rpc.limits import Limits
 from raftkv.rpc.listener import Listener
 from raftkv.rpc.service import build_routes
@@ -31,12 +32,16 @@ if TYPE_CHECKING:
     from raftkv.config import Config, Url
     from raftkv.rpc.http_exchange import HttpHandler
     from raftkv.rpc.service import Routes
+    from raftkv.rpc.tls import Tls
     from raftkv.server.peers import PeerService
+    from raftkv.server.tls import MemberTls
 
 _log = logging.getLogger(__name__)
 
 MAX_PEER_MESSAGE_BYTES: Final = 1 << 30
 """An append holds at least one entry, and an entry at least one request of whatever size is allowed."""
+JSON_FACTOR: Final = 2
+"""How much longer than the message itself a request of the gateway may be: base64 takes four bytes for three."""
 PEER_DRAIN_S: Final = 0.5
 """Streams between members last for ever; at the end there is nothing to wait for but answers under way."""
 
@@ -57,6 +62,16 @@ class Door(NamedTuple):
     url: Url
     """With the port that the kernel chose, where port 0 was asked for."""
     sock: socket.socket
+    takes_plain: bool = False
+    """The same address is listed with http and with https: the first byte of each connection decides (H-05). `url` is
+    the https one."""
+
+    @property
+    def urls(self) -> list[Url]:
+        return [self.url, *([replace(self.url, scheme=_PLAIN[self.url.scheme])] if self.takes_plain else [])]
+
+
+_PLAIN: Final = {"https": "http", "unixs": "unix"}
 
 
 def bind(config: Config) -> list[Door]:
@@ -72,7 +87,7 @@ def bind(config: Config) -> list[Door]:
     )
     doors: list[Door] = []
     for purpose, urls in wanted:
-        for url in urls:
+        for url, takes_plain in _merged(urls):
             try:
                 sock = _bound_socket(url, config)
             except OSError as failure:
@@ -81,8 +96,18 @@ def bind(config: Config) -> list[Door]:
                     f"cannot listen on {url}: {failure.strerror}",
                     f"Is another server running there? Choose another address with {purpose.value}",
                 ) from failure
-            doors.append(Door(purpose, _real_url(url, sock), sock))
+            doors.append(Door(purpose, _real_url(url, sock), sock, takes_plain))
     return doors
+
+
+def _merged(urls: Iterable[Url]) -> list[tuple[Url, bool]]:
+    """Each address once, the secure URL of it if there are two, and whether there are."""
+    by_address: dict[tuple[bool, str], list[Url]] = {}
+    for url in urls:
+        # Port 0 asks the kernel for a port each time.
+        key = f"{url}" if not url.is_unix and not url.port else url.address
+        by_address.setdefault((url.is_unix, key), []).append(url)
+    return [(max(same, key=lambda each: each.is_tls), len(same) > 1) for same in by_address.values()]
 
 
 def close(doors: Iterable[Door]) -> None:
@@ -143,19 +168,25 @@ class _Server(Protocol):
 class Serving:
     """The servers of one member. `open_probes` and `open_peers`, then `open_clients`, at last `drain`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, config: Config, doors: list[Door]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, config: Config, doors: list[Door], tls: MemberTls) -> None:
         self._loop = loop
         self._config = config
         self._doors = doors
+        self._tls = tls
         self._limits = _limits(config)
         self._servers: list[_Server] = []
-        self.stats = Stats()
+        self.stats = Stats(bounds("grpc_server_handling_seconds") if config.metrics == "extensive" else ())
         """Of all connections of clients, whichever URL they came through."""
         self.peer_stats = Stats()
         """Of those of other members."""
 
+    def tls_sides(self) -> dict[str, Tls]:
+        """What is served or called over TLS, by name."""
+        named = {"client": self._tls.clients, "peer": self._tls.peers, "to_peers": self._tls.to_peers}
+        return {name: tls for name, tls in named.items() if tls is not None}
+
     def urls(self, purpose: Purpose) -> list[str]:
-        return [str(door.url) for door in self._doors if door.purpose is purpose]
+        return [str(url) for door in self._doors if door.purpose is purpose for url in door.urls]
 
     async def open_probes(self, handler: HttpHandler) -> None:
         await self._open_listener(Purpose.PROBES, {}, handler)
@@ -194,7 +225,12 @@ class Serving:
         self._servers.append(listener)
         for door in self._doors:
             if door.purpose is purpose:
-                await listener.start(door.sock)
+                await listener.start(door.sock, self._tls_of(door), takes_plain=door.takes_plain)
+
+    def _tls_of(self, door: Door) -> Tls | None:
+        if not door.url.is_tls:
+            return None
+        return self._tls.peers if door.purpose is Purpose.PEER else self._tls.clients
 
     async def _open_grpcio(self, routes: Routes) -> None:
         from raftkv.rpc.grpcio_server import GrpcioServer  # an optional dependency
@@ -205,7 +241,7 @@ class Serving:
             if door.purpose is Purpose.CLIENT:
                 # grpcio binds for itself; our socket has found a port in use before the data was opened.
                 close([door])
-                server.add_port(f"unix:{door.url.path}" if door.url.is_unix else door.url.address)
+                server.add_port(f"unix:{door.url.path}" if door.url.is_unix else door.url.address, self._tls_of(door))
         await server.start()
 
 
@@ -213,6 +249,7 @@ def _limits(config: Config) -> Limits:
     return Limits(
         max_message_bytes=config.max_recv_bytes,
         max_concurrent_streams=config.max_concurrent_streams,
+        max_http_body_bytes=JSON_FACTOR * config.max_recv_bytes,
         keepalive_min_time_s=config.grpc_keepalive_min_time_s,
         keepalive_interval_s=config.grpc_keepalive_interval_s,
         keepalive_timeout_s=config.grpc_keepalive_timeout_s,

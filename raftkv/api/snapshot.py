@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from raftkv.backend import BackendError
@@ -29,7 +30,7 @@ BLOB_BYTES: Final = 32 << 10
 class SnapshotStream:
     """The receiver of one Snapshot call."""
 
-    __slots__ = ("_call", "_context", "_copy", "_hash", "_offset", "_reading", "_waits_for_client")
+    __slots__ = ("_began_s", "_call", "_context", "_copy", "_hash", "_offset", "_reading", "_waits_for_client")
 
     def __init__(self, context: ApiContext, call: Call) -> None:
         self._context = context
@@ -39,6 +40,7 @@ class SnapshotStream:
         self._hash = hashlib.sha256()
         self._reading: asyncio.Future[bytes] | None = None
         self._waits_for_client = False
+        self._began_s = perf_counter()
 
     def on_message(self, _message: bytes) -> None:
         try:
@@ -71,6 +73,7 @@ class SnapshotStream:
         piece = reading.result()
         if not piece:
             self._send_blob(self._hash.digest(), 0)
+            self._context.node.durations.snapshot.observe(perf_counter() - self._began_s)
             self._call.finish()
         elif self._send_piece(piece):
             self._read()

@@ -13,7 +13,7 @@ from raftkv.apply.access import (
     check_txn,
 )
 from raftkv.apply.alarms import CORRUPT, NOSPACE, Alarms
-from raftkv.apply.applier import Applied, Applier, Result
+from raftkv.apply.applier import COPIES_OF_VALUE, Applied, Applier, Result
 from raftkv.apply.batch import (
     AUTH_CHANGES,
     CLIENT_KINDS,
@@ -33,6 +33,7 @@ from raftkv.apply.txn import run_read_only_txn
 __all__ = [
     "AUTH_CHANGES",
     "CLIENT_KINDS",
+    "COPIES_OF_VALUE",
     "CORRUPT",
     "ITEM_BYTES",
     "LEASE_GRANT_COST_BYTES",

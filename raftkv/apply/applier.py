@@ -263,6 +263,8 @@ class Applier:
         choice = transactions.choose(writer, rpc_pb2.TxnRequest.FromString(message))
         transactions.check(writer, self._store, self._lessor, choice)
         self._reserve_txn(choice)
+        if transactions.operations(choice) > 1:
+            self._store.transactions += 1
         body = transactions.run(writer, choice)
         self._move_leases()
         return writer.end(), body
@@ -327,7 +329,10 @@ class Applier:
 
     def _end_lease(self, lease_id: int) -> tuple[int, bytes]:
         """Delete all attached keys, sorted, in one revision, and the lease with them (L-11)."""
-        self._backend.reserve_more(PAGES_PER_REQUEST * len(self._lessor.keys(self._txn, lease_id)))
+        count = len(self._lessor.keys(self._txn, lease_id))
+        self._backend.reserve_more(PAGES_PER_REQUEST * count)
+        if count > 1:
+            self._store.transactions += 1
         for key in self._lessor.revoke(self._txn, lease_id):
             self._writer.delete_range(key, b"")
         self._writer.lease_moves.clear()  # the lease took its attachments along

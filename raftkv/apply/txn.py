@@ -195,11 +195,18 @@ def run_read_only_txn(store: Store, txn: ReadTxn, lessor: Lessor, request: rpc_p
     view = Snapshot(store, txn)
     choice = choose(view, request)
     check(view, store, lessor, choice)
+    if operations(choice) > 1:
+        store.transactions += 1
     header = _op_header(store.current_revision)
     return _body(
         choice,
         [framed(_OP_RANGE, header + view.range(RangeQuery.from_request(message)).body) for _, message in choice.steps],
     )
+
+
+def operations(choice: Choice) -> int:
+    """How many will run, those of nested transactions included."""
+    return sum(operations(step) if field == "request_txn" else 1 for field, step in choice.steps)
 
 
 def _body(choice: Choice, responses: Sequence[bytes]) -> bytes:

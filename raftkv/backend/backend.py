@@ -18,7 +18,8 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
 
 import lmdb
 
@@ -33,6 +34,9 @@ from raftkv.backend.recovery import Recovered, recover
 from raftkv.backend.schema import Tables
 from raftkv.backend.snapshots import MAX_PINS, Defragmentation, HotCopy, Pins, ReadPin
 from raftkv.backend.space import RESERVE_STEP_BYTES, Reservation, Room, close_in_thread, count_free_pages
+
+if TYPE_CHECKING:
+    from raftkv.histogram import Histogram
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +75,7 @@ class Backend:
         "_txn_id",
         "_write",
         "before_commit",
+        "commit_durations",
         "on_failed",
         "recovered",
         "refuse_pins",
@@ -111,6 +116,8 @@ class Backend:
         self._defragmentation: Defragmentation | None = None
         self.before_commit: Callable[[WriteTxn], None] | None = None
         """Given by whoever writes: called with each transaction before its commit, for what only a commit needs."""
+        self.commit_durations: Histogram | None = None
+        """Given by whoever measures: seconds."""
         self.on_failed: Callable[[Exception], None] | None = None
         """Told once writing has failed for good."""
         self._poisoned: BaseException | None = None
@@ -223,6 +230,7 @@ class Backend:
         txn = self._write
         if txn is None:
             return
+        started_s = perf_counter()
         try:
             if self.before_commit is not None:
                 self.before_commit(txn)
@@ -236,6 +244,8 @@ class Backend:
             self._read.abort()
             self._read = None
         self._note_commit()
+        if self.commit_durations is not None:
+            self.commit_durations.observe(perf_counter() - started_s)
 
     def poison(self, failure: Exception) -> None:
         """What is open cannot be committed, and those who wrote it are ahead of the disk: drop it, and accept no more.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from raftkv.cli.arguments import Parser
 from raftkv.cli.command import EXIT_OK
 from raftkv.cli.progress import progress_bar
+from raftkv.cli.tls import add_tls_flags, tls_for
 from raftkv.config.errors import UsageError
 from raftkv.config.urls import Url
 
@@ -36,6 +37,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--from", dest="source", metavar="URL", help="peer URL of another member, such as http://10.0.0.2:2380"
     )
+    add_tls_flags(parser)
     return parser
 
 
@@ -53,6 +55,7 @@ def run(argv: Sequence[str]) -> int:
     if missing:
         parser.error(f"{' and '.join(missing)} must be given")
     url = _peer_url(arguments.source)
+    tls = tls_for(url, arguments)
     wal_dir = arguments.wal_dir or arguments.data_dir / "member" / "wal"
     # Imported late: --help must not load a server.
     import uvloop
@@ -60,20 +63,17 @@ def run(argv: Sequence[str]) -> int:
     from raftkv.server.rebuild import rebuild
 
     with progress_bar("fetching the store") as progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        rebuilt = runner.run(rebuild(arguments.data_dir, wal_dir, url, progress))
+        rebuilt = runner.run(rebuild(arguments.data_dir, wal_dir, str(url), progress, tls))
     sys.stdout.write(_report(rebuilt))
     return EXIT_OK
 
 
-def _peer_url(text: str) -> str:
-    """As the members write it. Raises UsageError."""
+def _peer_url(text: str) -> Url:
+    """Raises UsageError."""
     try:
-        url = Url.parse(text.rstrip("/"))
+        return Url.parse(text.rstrip("/"))
     except ValueError as error:
         raise UsageError(f"--from: {error}") from None
-    if url.is_unix or url.is_tls:
-        raise UsageError(f"--from: members are asked over http://, not {url.scheme}://")
-    return str(url)
 
 
 def _report(rebuilt: Rebuilt) -> str:

@@ -16,6 +16,7 @@ from raftkv.cli.arguments import Parser
 from raftkv.cli.command import EXIT_OK
 from raftkv.cli.local.table import size_text
 from raftkv.cli.progress import progress_bar
+from raftkv.cli.tls import add_tls_flags, given_tls_flags, tls_for
 from raftkv.config.errors import StartError, UsageError
 from raftkv.config.urls import Url
 
@@ -87,6 +88,7 @@ def _parser() -> Parser:
     save.add_argument("--endpoints", metavar="URL", help=f"client URL of one member ({DEFAULT_ENDPOINT})")
     save.add_argument("--user", metavar="NAME[:PASSWORD]", help="whom to authenticate as; asks for what is missing")
     save.add_argument("--password", help="of the user")
+    add_tls_flags(save)
     save.add_argument("--data-dir", type=Path, metavar="DIR", help="data directory of a stopped member instead")
     save.add_argument("--wal-dir", type=Path, metavar="DIR", help="its log, if it is started with --wal-dir")
     status = add("status", "verify a snapshot and say what is in it", _STATUS)
@@ -166,6 +168,7 @@ def _explained(failed: str, hint: str = "") -> Iterator[None]:
 
 def _save(arguments: argparse.Namespace) -> None:
     online = [f"--{flag}" for flag in ("endpoints", "user", "password") if getattr(arguments, flag) is not None]
+    online += given_tls_flags(arguments)
     if arguments.data_dir is None:
         if arguments.wal_dir is not None:
             raise UsageError("--wal-dir goes with --data-dir")
@@ -177,7 +180,8 @@ def _save(arguments: argparse.Namespace) -> None:
 
 
 def _save_online(arguments: argparse.Namespace) -> None:
-    url = _endpoint(arguments.endpoints or DEFAULT_ENDPOINT)
+    url = _endpoint(arguments.endpoints or DEFAULT_ENDPOINT, "https" if given_tls_flags(arguments) else "http")
+    tls = tls_for(url, arguments)
     credentials = _credentials(arguments)
     # Imported late: --help must not load a server.
     import uvloop
@@ -191,7 +195,8 @@ def _save_online(arguments: argparse.Namespace) -> None:
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         try:
-            size_bytes = runner.run(save_online(url.host, url.port, arguments.file, credentials, progress))
+            saving = save_online(url.host, url.port, arguments.file, credentials, progress, tls=tls, socket=url.path)
+            size_bytes = runner.run(saving)
         except RpcError as failure:
             raise _refused(url, failure) from failure
     _say(f"Snapshot saved at {arguments.file}: {size_bytes:,} bytes, the SHA-256 matches.")
@@ -203,7 +208,7 @@ def _refused(url: Url, failure: Exception) -> StartError:
     assert isinstance(failure, RpcError)
     auth = "With authentication on, snapshots are for the user root: --user root"
     hints = {
-        Code.UNAVAILABLE: "Is it the client URL (port 2379 by default) of a member that runs?",
+        Code.UNAVAILABLE: "Is it the client URL (port 2379 by default) of a member that runs, and is it http or https?",
         Code.UNAUTHENTICATED: auth,
         Code.PERMISSION_DENIED: auth,
         Code.INVALID_ARGUMENT: auth,
@@ -215,16 +220,14 @@ def _refused(url: Url, failure: Exception) -> StartError:
     return StartError(f"no snapshot can be had from {url.address}: {failure.text}", hint)
 
 
-def _endpoint(text: str) -> Url:
-    """Raises UsageError."""
+def _endpoint(text: str, scheme: str) -> Url:
+    """`scheme`: of an address without one. Raises UsageError."""
     if "," in text:
         raise UsageError("--endpoints: a snapshot is taken of one member", "Name one of them")
     try:
-        url = Url.parse((text if "://" in text else f"http://{text}").rstrip("/"))
+        url = Url.parse((text if "://" in text else f"{scheme}://{text}").rstrip("/"))
     except ValueError as error:
         raise UsageError(f"--endpoints: {error}") from None
-    if url.is_unix or url.is_tls:
-        raise UsageError(f"--endpoints: members are asked over http://, not {url.scheme}://")
     return url
 
 

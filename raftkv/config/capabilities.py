@@ -14,11 +14,8 @@ from typing import Final
 class Capability(Enum):
     """The value is how a message names it: "--cert-file needs <value>"."""
 
-    CLIENT_TLS = "TLS on the client side"
-    PEER_TLS = "TLS between members"
     DISCOVERY = "cluster discovery"
     GATEWAY = "the JSON gateway"
-    METRICS = "the /metrics page"
     TRACING = "distributed tracing"
 
 
@@ -26,10 +23,6 @@ Unsupported = Mapping[Capability, str]
 """Capability -> what the user can do instead today: one sentence, the hint of the start error."""
 
 UNSUPPORTED: Final[Unsupported] = {
-    Capability.CLIENT_TLS: "Listen on http:// where only trusted clients reach it, or end TLS in a proxy.",
-    Capability.PEER_TLS: "Give peers http:// URLs on a network that only members reach, or tunnel them.",
     Capability.DISCOVERY: "Name the members with --initial-cluster instead.",
-    Capability.GATEWAY: "Call the gRPC services.",
-    Capability.METRICS: "Poll /health, /livez and /readyz.",
     Capability.TRACING: "Leave --enable-distributed-tracing out; applying that takes long is logged.",
 }

@@ -15,6 +15,7 @@ from raftkv.config.inputs import Given, Notice
 from raftkv.config.settings import MIB, Status
 from raftkv.config.tables import SETTINGS
 from raftkv.config.urls import Url, is_wildcard, join_urls, listen_problem
+from raftkv.rpc.tls_names import OPENSSL_NAMES, openssl_list, unknown_suites
 
 MAX_ELECTION_MS: Final = 50_000
 LARGE_REQUEST_BYTES: Final = 10 * MIB
@@ -76,20 +77,6 @@ def _unsupported(what: str, capability: Capability, unsupported: Unsupported) ->
         f"{what} needs {capability.value}, which this version of raftkv does not support",
         unsupported[capability],
     )
-
-
-def _values_that_need_more(subject: Subject) -> None:
-    """The settings whose status depends on the value, not on the name."""
-    values = subject.values
-    wanted = [
-        (f"--{flag} {url}", Capability.PEER_TLS if flag == "listen-peer-urls" else Capability.CLIENT_TLS)
-        for flag in LISTEN_FLAGS
-        for url in values[flag]
-        if url.is_tls
-    ]
-    for what, capability in wanted:
-        if capability in subject.unsupported:
-            raise _unsupported(what, capability, subject.unsupported)
 
 
 def _timing(subject: Subject) -> None:
@@ -200,6 +187,13 @@ def _tls_pairs(subject: Subject) -> None:
                 f"{secure[0]} is to be served over TLS, but there is no certificate",
                 f"Give --{side}cert-file and --{side}key-file, or --{side}auto-tls.",
             )
+        # The metrics URLs serve probes, which seldom have a certificate.
+        plain = [url for flag in listen_flags if "metrics" not in flag for url in values[flag] if not url.is_tls]
+        if secure and plain and tls.wants_client_cert:
+            subject.notice(
+                "a URL in plain text lets everybody in, although client certificates are asked for elsewhere",
+                url=str(plain[0]),
+            )
         if not secure and not (tls.is_empty and not tls.wants_client_cert):
             subject.notice("TLS settings are ignored, no listen URL is https", side=side.rstrip("-") or "client")
         if tls.client_cert_auth and not tls.trusted_ca_file:
@@ -213,11 +207,42 @@ def _tls_versions(subject: Subject) -> None:
     oldest, newest = subject.values["tls-min-version"], subject.values["tls-max-version"]
     if newest and oldest > newest:
         raise ConfigError(f"--tls-min-version {oldest} is newer than --tls-max-version {newest}", "Swap them.")
-    if oldest == "TLS1.3" and subject.values["cipher-suites"]:
+    suites = subject.values["cipher-suites"]
+    unknown = unknown_suites(suites)
+    if unknown:
+        raise ConfigError(
+            f"--cipher-suites: {unknown[0]!r} is no suite that OpenSSL offers here, by the name that Go gives it",
+            f"There are {', '.join(OPENSSL_NAMES)}.",
+        )
+    if oldest == "TLS1.3" and suites:
         raise ConfigError(
             "--cipher-suites is given, but --tls-min-version TLS1.3 leaves nothing to choose",
             "Drop one of the two; cipher suites can be chosen for TLS 1.2 only.",
         )
+    if suites and not openssl_list(suites):
+        raise ConfigError(
+            "--cipher-suites names suites of TLS 1.3 alone, which are not to be chosen, and leaves none for TLS 1.2",
+            "For TLS 1.3 and nothing older write --tls-min-version=TLS1.3 instead.",
+        )
+
+
+def _grpcio_tls(subject: Subject) -> None:
+    """What grpcio's server cannot do is refused, for security must not depend on which server was chosen."""
+    values = subject.values
+    urls = values["listen-client-urls"]
+    if values["rpc-server"] != "grpcio" or not any(url.is_tls for url in urls):
+        return
+    tls = values["client-tls"]
+    addresses = [url.address for url in urls]
+    for unfit, what in (
+        (values["cipher-suites"], "--cipher-suites for this server alone"),
+        (values["tls-min-version"] != "TLS1.2", "a --tls-min-version other than TLS1.2"),
+        (values["tls-max-version"], "--tls-max-version"),
+        (tls.client_cert_auth and not tls.trusted_ca_file, "--client-cert-auth without --trusted-ca-file"),
+        (len(addresses) != len(set(addresses)), "http and https on one port"),
+    ):
+        if unfit:
+            raise ConfigError(f"--rpc-server=grpcio does not have {what}", "Use --rpc-server=native, or leave it out.")
 
 
 def _log_outputs(subject: Subject) -> None:
@@ -268,7 +293,6 @@ def _things_to_mention(subject: Subject) -> None:
 
 CHECKS: Final[tuple[Callable[[Subject], None], ...]] = (
     _statuses,
-    _values_that_need_more,
     _timing,
     _listen_hosts,
     _advertise_hosts,
@@ -276,6 +300,7 @@ CHECKS: Final[tuple[Callable[[Subject], None], ...]] = (
     _duplicate_urls,
     _tls_pairs,
     _tls_versions,
+    _grpcio_tls,
     _log_outputs,
     _gates,
     _things_to_mention,

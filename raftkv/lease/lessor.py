@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from raftkv.backend.handles import ReadTxn, WriteTxn
 from raftkv.backend.schema import (
@@ -34,6 +34,9 @@ from raftkv.lease.errors import (
 from raftkv.lease.expiry import ExpiryClock, Lease
 from raftkv.lease.ttl import MAX_TTL_S
 
+if TYPE_CHECKING:
+    from raftkv.histogram import Histogram
+
 EXPIRED_LIMIT: Final = 500
 """Leases that one scan reports at most (L-15)."""
 CHECKPOINT_INTERVAL_S: Final = 300.0
@@ -51,6 +54,8 @@ class Lessor:
         self._clock: ExpiryClock | None = None
         """Set on the leader only."""
         self.granted = 0
+        self.granted_ttls: Histogram | None = None
+        """Given by whoever measures: seconds."""
         self.revoked = 0
         self.renewed = 0
 
@@ -94,6 +99,8 @@ class Lessor:
         txn.put(pack_lease_id(lease_id), pack_lease(lease.ttl_s, 0), db=self._tables.leases)
         self._leases[lease_id] = lease
         self.granted += 1
+        if self.granted_ttls is not None:
+            self.granted_ttls.observe(lease.ttl_s)
         if self._clock is not None:
             self._clock.add(lease)
         return lease.ttl_s

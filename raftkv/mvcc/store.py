@@ -39,7 +39,17 @@ _ONE = b"\x20\x01"
 class Store:
     """One store. `load` must be called before anything else, and again after an aborted write transaction."""
 
-    __slots__ = ("blocks", "compaction", "current_revision", "deletes", "puts", "ranges", "tables")
+    __slots__ = (
+        "blocks",
+        "compaction",
+        "current_revision",
+        "deletes",
+        "deletions",
+        "puts",
+        "ranges",
+        "tables",
+        "transactions",
+    )
 
     def __init__(self, tables: Tables, *, block_entries: int = TARGET_ENTRIES) -> None:
         self.tables = tables
@@ -48,10 +58,13 @@ class Store:
         (KV-10)."""
         self.blocks = Blocks(tables, block_entries)
         self.compaction = Compaction(self)
-        # Plain counters since start, for metrics. Deletes counts keys, not requests.
+        # Plain counters since start, for metrics. Deletes counts keys, deletions the operations that looked for them.
         self.puts = 0
         self.deletes = 0
+        self.deletions = 0
         self.ranges = 0
+        self.transactions = 0
+        """Of more than one operation; whoever runs them counts."""
 
     @property
     def compacted_revision(self) -> int:

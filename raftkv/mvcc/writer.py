@@ -177,6 +177,7 @@ class Writer:
 
         Nothing matched: no revision is used (DEL-02).
         """
+        self._store.deletions += 1
         start, end = interval(key, range_end)
         if not range_end:
             record = self._get(key) if len(key) <= KEY_CHUNK else get_record(self._txn, self._tables, key)
@@ -234,6 +235,7 @@ class Writer:
         Raises CompactedError, FutureRevisionError: an explicit revision may not name the one in the making
         (TXN-44).
         """
+        self._store.ranges += 1
         scan = RangeScan(self._store, self._txn, query, self.revision)
         while not scan.step():
             pass

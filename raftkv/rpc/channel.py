@@ -12,8 +12,8 @@ import random
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from ssl import SSLContext
-from typing import Final, cast
+from ssl import SSLError
+from typing import TYPE_CHECKING, Final, cast
 
 from raftkv.rpc.client_call import ClientCall, Metadata, OnDone, StreamCall, StreamClient, UnaryCall
 from raftkv.rpc.client_connection import TEXT_CLOSING, ClientConnection
@@ -23,6 +23,10 @@ from raftkv.rpc.grpc import CONTENT_TYPE, format_timeout
 from raftkv.rpc.headers import literal
 from raftkv.rpc.limits import Limits
 from raftkv.rpc.stats import Stats
+
+if TYPE_CHECKING:
+    from raftkv.rpc.tls import Tls
+    from raftkv.rpc.tls_layer import TlsLayer
 
 HOUSEKEEPING_S: Final = 1.0
 MAX_PENDING_CALLS: Final = 10_000
@@ -44,8 +48,9 @@ class ChannelState(Enum):
 
 
 class Channel:
-    """Calls to `host:port`. Connects at the first call, and again at a call after a loss.
+    """Calls to `host:port`, or to the Unix socket `path`. Connects at the first call, and again at a call after a loss.
 
+    With `tls` the connection is TLS, and the server's certificate must be for `server_hostname`, or else for `host`.
     `max_message_bytes` bounds a response. `state_changed` is called with each new state.
     """
 
@@ -55,7 +60,8 @@ class Channel:
         host: str,
         port: int,
         *,
-        ssl: SSLContext | None = None,
+        path: str = "",
+        tls: Tls | None = None,
         server_hostname: str | None = None,
         authority: str | None = None,
         user_agent: str = "raftkv",
@@ -68,9 +74,11 @@ class Channel:
         state_changed: Callable[[ChannelState], None] | None = None,
     ) -> None:
         self._loop: Final = loop
-        self._address: Final = (host, port)
-        self._ssl: Final = ssl
-        self._server_hostname = server_hostname if ssl is not None else None
+        self._host: Final = host
+        self._port: Final = port
+        self._path: Final = path
+        self._tls: Final = tls
+        self._server_hostname: Final = server_hostname or host or "localhost"
         self.limits: Final = limits
         self.max_message_bytes: Final = max_message_bytes
         self.stats: Final = stats if stats is not None else Stats()
@@ -83,10 +91,11 @@ class Channel:
         self._state = ChannelState.IDLE
         self._failure = ""
         """Why the last try failed."""
-        authority = authority or (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        self._target: Final = path or (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        authority = authority or ("localhost" if path else self._target)
         self._head: Final = (
             (b":method", b"POST"),
-            (b":scheme", b"https" if ssl is not None else b"http"),
+            (b":scheme", b"https" if tls is not None else b"http"),
             (b":authority", authority.encode("ascii")),
             (b"content-type", CONTENT_TYPE),
             (b"te", b"trailers"),
@@ -99,11 +108,18 @@ class Channel:
         self._protocols: dict[_ClientProtocol, None] = {}
         """All that are not closed: after a GOAWAY the old one lives on beside the new."""
         self._connecting: asyncio.Future[object] | None = None
+        self._layer: TlsLayer | None = None
+        """Of the connection being made, until its handshake is done."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     @property
     def state(self) -> ChannelState:
         return self._state
+
+    @property
+    def failure(self) -> str:
+        """Why the last try to connect failed; empty when it did not."""
+        return self._failure
 
     def connect(self) -> None:
         """Connect now rather than at the first call. No effect while connecting, ready or backing off."""
@@ -161,6 +177,7 @@ class Channel:
             timer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
+        self._give_up_handshake()
         self._fail_pending(Code.CANCELLED, TEXT_CLOSING)
         for protocol in list(self._protocols):
             protocol.close()
@@ -253,19 +270,24 @@ class Channel:
     def _connect(self) -> None:
         self._set_state(ChannelState.CONNECTING)
         self._timers["connect"] = self._loop.call_later(self._connect_timeout_s, self._on_connect_timeout)
-        host, port = self._address
-        connecting = asyncio.ensure_future(
-            self._loop.create_connection(
-                lambda: _ClientProtocol(self, self._loop),
-                host,
-                port,
-                ssl=self._ssl,
-                server_hostname=self._server_hostname,
-            ),
-            loop=self._loop,
-        )
-        self._connecting = cast("asyncio.Future[object]", connecting)
+        make = self._make_protocol if self._tls is None else self._make_layer
+        if self._path:
+            connecting = self._loop.create_unix_connection(make, self._path)
+        else:
+            connecting = self._loop.create_connection(make, self._host, self._port)
+        self._connecting = cast("asyncio.Future[object]", asyncio.ensure_future(connecting, loop=self._loop))
         self._connecting.add_done_callback(self._on_connected)
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        return _ClientProtocol(self, self._loop)
+
+    def _make_layer(self) -> asyncio.Protocol:
+        from raftkv.rpc.tls_layer import TlsLayer  # what it imports is 12 MB that a channel without TLS does not need
+
+        assert self._tls is not None
+        name = self._server_hostname
+        self._layer = TlsLayer(self._loop, self, self._make_protocol(), self._tls, server_hostname=name)
+        return self._layer
 
     def _on_connected(self, connecting: asyncio.Future[object]) -> None:
         if self._connecting is connecting:
@@ -286,9 +308,9 @@ class Channel:
         if self._state is not ChannelState.CONNECTING:
             return
         self._timers.pop("connect").cancel()
-        host, port = self._address
-        self._failure = f"connecting to {host}:{port}: {text}"
+        self._failure = f"connecting to {self._target}: {text}"
         self._set_state(ChannelState.BACKING_OFF)
+        self._give_up_handshake()
         if self._protocol is not None:
             protocol, self._protocol = self._protocol, None
             protocol.close()
@@ -297,18 +319,23 @@ class Channel:
         self._timers["backoff"] = self._loop.call_later(wait_s, self._set_state, ChannelState.IDLE)
         self._fail_pending(Code.UNAVAILABLE, self._unavailable_text())
 
+    def _give_up_handshake(self) -> None:
+        layer, self._layer = self._layer, None
+        if layer is not None:
+            layer.refuse("nobody waits for the connection any more")
+
     def _set_state(self, state: ChannelState) -> None:
         if self._state is not state:
             self._state = state
             if self._state_changed is not None:
                 self._state_changed(state)
 
-    def _leave(self, protocol: _ClientProtocol) -> None:
+    def _leave(self, protocol: _ClientProtocol, why: str = "connection lost") -> None:
         """No new calls on this connection. The next call, or one that waits, makes another."""
         if self._protocol is not protocol:
             return
         if self._state is ChannelState.CONNECTING:
-            self._on_failure("connection lost")
+            self._on_failure(why)
             return
         self._protocol = None
         if self._state is ChannelState.READY:
@@ -343,9 +370,32 @@ class Channel:
         if not protocol.connection.usable:
             self._leave(protocol)
 
-    def on_gone(self, protocol: _ClientProtocol) -> None:
+    def on_gone(self, protocol: _ClientProtocol, exc: Exception | None) -> None:
         self._protocols.pop(protocol, None)
-        self._leave(protocol)
+        if isinstance(exc, SSLError):  # a server tells only after its own handshake that it wants no such client
+            self._leave(protocol, f"TLS: {(exc.reason or str(exc)).lower().replace('_', ' ')}")
+        else:
+            self._leave(protocol)
+
+    # --- what the TLS layer calls
+
+    def on_layer(self, layer: TlsLayer) -> bool:
+        return self._layer is layer
+
+    def on_handshake_due(self, layer: TlsLayer) -> None:
+        layer.shake_hands()
+
+    def on_secured(self, layer: TlsLayer) -> None:
+        if self._layer is layer:
+            self._layer = None
+
+    def on_plain(self, layer: TlsLayer) -> None:
+        raise AssertionError("a client's connection is TLS or it is not")
+
+    def on_unsecured(self, layer: TlsLayer, why: str) -> None:
+        if self._layer is layer:
+            self._layer = None
+            self._on_failure(f"TLS: {why}")
 
     # --- timers
 
@@ -401,7 +451,7 @@ class _ClientProtocol(asyncio.Protocol):
             self._close_if_finished()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._channel.on_gone(self)
+        self._channel.on_gone(self, exc)
         self.connection.connection_lost()
 
     def pause_writing(self) -> None:

@@ -30,6 +30,9 @@ it is then answered STREAM_CLOSED."""
 CONTINUATION_COST_BYTES: Final = 32
 """What each frame of a header block counts beside its payload, so that empty ones reach the limit too."""
 
+STREAMS_PER_TOKEN: Final = 100
+"""A new initial window visits every open stream; so many of them count as one more SETTINGS frame."""
+
 
 class Http2Connection(Generic[S]):
     __slots__ = (
@@ -38,7 +41,6 @@ class Http2Connection(Generic[S]):
         "_block_cost",
         "_block_flags",
         "_block_stream",
-        "_frames_since",
         "_gauges",
         "_incomplete_since",
         "_recv_low",
@@ -113,18 +115,23 @@ class Http2Connection(Generic[S]):
             return
         self.now = self.last_received_at = now
         self.stats.bytes_received += len(data)
+        if self._tail:
+            data = self._tail + data
+        block = self._block
         try:
-            self._tail = self._parse(self._tail + data if self._tail else data)
+            self._tail = self._parse(data)
             if self.outbox.control_bytes > self.limits.max_control_bytes:
                 raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "answers to control frames are not read")
         except Http2Error as error:
             self.fail(error.code, error.text)
             return
-        if self._tail or self._block is not None:
-            if self._incomplete_since is None:
-                self._incomplete_since = now
-        else:
+        if not self._tail and self._block is None:
             self._incomplete_since = None
+        elif self._incomplete_since is None or (
+            # Another frame than before, or another block: whoever sends without a pause is not slow.
+            len(self._tail) < len(data) and (self._block is None or self._block is not block)
+        ):
+            self._incomplete_since = now
 
     def take_output(self) -> bytes:
         """The bytes to write now; call it after each `wake` and after `resume`."""
@@ -403,6 +410,10 @@ class Http2Connection(Generic[S]):
             if value > frames.MAX_WINDOW:
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "initial window too large")
             delta = value - outbox.initial_window
+            if not delta:
+                return
+            if self.streams:
+                self._gauges["settings"].hit(self.now, len(self.streams) / STREAMS_PER_TOKEN)
             outbox.initial_window = value
             for stream in self.streams.values():
                 stream.send_window += delta

@@ -44,16 +44,18 @@ class FloodGauge:
         self._tokens = float(burst)
         self._at = 0.0
 
-    def hit(self, now: float) -> None:
-        """Raises Http2Error ENHANCE_YOUR_CALM when the peer exceeds both burst and rate."""
-        if self._tokens < 1.0:
-            self._tokens = min(self._burst, (now - self._at) * self._per_s)
+    def hit(self, now: float, cost: float = 1.0) -> None:
+        """Raises Http2Error ENHANCE_YOUR_CALM when the peer exceeds both burst and rate. A single frame never does,
+        whatever it costs."""
+        cost = min(cost, self._burst / 2)
+        if self._tokens < cost:
+            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
             self._at = now
-            if self._tokens < 1.0:
+            if self._tokens < cost:
                 raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, f"flood of {self._name}")
         elif self._tokens == self._burst:
             self._at = now
-        self._tokens -= 1.0
+        self._tokens -= cost
 
 
 class Outbox:
@@ -108,8 +110,8 @@ class Outbox:
         self.payload_sent = False
         """HEADERS or DATA went out since the flag was last cleared (the ping rule G-40)."""
         self.control_bytes = 0
-        """Control frames in `parts` since the last `take`, and errors while paused. The connection ends beyond a
-        limit."""
+        """What no window holds back, in `parts` since the last `take`: control frames, and while paused answers without
+        a body. The connection ends beyond a limit."""
 
     def control(self, frame: bytes) -> None:
         """Queue a frame that no window holds back."""
@@ -122,6 +124,9 @@ class Outbox:
     def headers(self, stream_id: int, block: bytes, end_stream: bool) -> None:
         self.parts.append(header_frames(stream_id, block, end_stream, self.max_frame_bytes))
         self.payload_sent = True
+        if end_stream and self.paused:
+            # The stream leaves its table at once, so a peer that reads nothing could have any number of them kept.
+            self.control_bytes += len(block) + FRAME_HEADER_BYTES
         if not self.awake:
             self.awake = True
             self.wake()

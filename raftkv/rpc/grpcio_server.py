@@ -29,7 +29,8 @@ from raftkv.rpc.service import (
 from raftkv.rpc.stats import Stats
 
 if TYPE_CHECKING:
-    import grpc
+    from raftkv.rpc.grpcio_tls import GrpcioTls
+    from raftkv.rpc.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +68,21 @@ class GrpcioServer:
         self.stats: Final = stats if stats is not None else Stats()
         self._server: Final = grpc.aio.server(options=server_options(limits))
         self._server.add_generic_rpc_handlers((_make_generic_handler(self),))
+        self._tls: GrpcioTls | None = None
 
-    def add_port(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+    def add_port(self, address: str, tls: Tls | None = None) -> int:
         """Bind `host:port` or `unix:path`; returns the port. Raises RuntimeError when it cannot."""
-        if credentials is None:
+        if tls is None:
             return int(self._server.add_insecure_port(address))
-        return int(self._server.add_secure_port(address, credentials))
+        # Not above: what it imports is 12 MB that a server without TLS does not need.
+        from raftkv.rpc.grpcio_tls import GrpcioTls
+
+        self._tls = self._tls or GrpcioTls(tls)
+        return int(self._server.add_secure_port(address, self._tls.credentials()))
+
+    def refusal(self, context: Any) -> str | None:
+        """Why the client with this certificate gets no answer; or None."""
+        return None if self._tls is None else self._tls.refusal(context.auth_context())
 
     async def start(self) -> None:
         await self._server.start()
@@ -179,7 +189,8 @@ class _GrpcioCall:
         self._server = server
         self.method = method
         self.context = context
-        self.stats = server.stats.of_method(method.path.encode())
+        self._metadata: dict[str, str] | None = None
+        self.stats = server.stats.of_method(method.path.encode(), self.metadata("client-api-version"))
         self.stats.started += 1
         self.receiver: StreamReceiver | None = None
         self.cancelled = False
@@ -197,7 +208,6 @@ class _GrpcioCall:
         self._failure: tuple[Code, str] | None = None
         self._changed = asyncio.Event()
         """Something was queued, or the call was ended by its handler."""
-        self._metadata: dict[str, str] | None = None
 
     # --- as handlers see it
 
@@ -263,7 +273,11 @@ class _GrpcioCall:
     # --- as the server sees it
 
     def admitted(self) -> bool:
-        """False, and the call is refused, when its metadata is not acceptable."""
+        """False, and the call is refused, when its caller or its metadata is not acceptable."""
+        stranger = self._server.refusal(self.context)
+        if stranger is not None:
+            self.fail(Code.UNAUTHENTICATED, stranger)
+            return False
         admit = self.method.admit
         refused = None if admit is None else admit(self.metadata)
         if refused is None:

@@ -27,6 +27,9 @@ REMEMBERED_BLOCKS: Final = 256
 """Blocks kept for one connection. When full all are forgotten, which costs one decode each."""
 REMEMBERED_BLOCK_BYTES: Final = 1024
 """Longer blocks are decoded every time."""
+FIELD_COST_BYTES: Final = 32
+"""What each field of a header list counts beside its name and value (RFC 9113 section 6.5.2)."""
+TEXT_TOO_LARGE: Final = "header list too large"
 
 _HUFFMAN_BITS: Final = bytes(REQUEST_CODES_LENGTH[:256])
 """Bits of each byte's Huffman code (RFC 7541 appendix B)."""
@@ -38,9 +41,10 @@ _INDEXED: Final = re.compile(rb"[\x80-\xfe]*+")
 class HeaderReader(Generic[T]):
     """Decodes blocks in the order they arrive and gives `interpret`'s view of their header list."""
 
-    __slots__ = ("_decoder", "_interpret", "remembered")
+    __slots__ = ("_decoder", "_interpret", "_max_list_bytes", "remembered")
 
     def __init__(self, interpret: Callable[[list[Header]], T], max_list_bytes: int) -> None:
+        self._max_list_bytes = max_list_bytes
         self._decoder = Decoder(max_list_bytes)
         self._interpret = interpret
         self.remembered: Final[dict[bytes, T]] = {}
@@ -50,13 +54,19 @@ class HeaderReader(Generic[T]):
         """Decode a block that is not remembered. Raises Http2Error: what cannot be decoded leaves the two
         tables out of step, so it ends the connection (RFC 9113 section 4.3)."""
         # Before decoding: the decoder aborts in native code on a block that is cut short.
-        changes, huffman = _walk(block)
+        changes, huffman, count = _walk(block)
+        # The decoder counts names and values, but no 32 bytes for each field: 64 KiB of empty ones would pass.
+        names_and_values_bytes = self._max_list_bytes - count * FIELD_COST_BYTES
+        if names_and_values_bytes < 0:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, TEXT_TOO_LARGE)
         try:
             headers = self._decoder.decode(block, True)
         except OversizedHeaderListError as error:
-            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "header list too large") from error
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, TEXT_TOO_LARGE) from error
         except HPACKError as error:
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, str(error)) from error
+        if sum(len(name) + len(value) for name, value, _ in headers) > names_and_values_bytes:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, TEXT_TOO_LARGE)
         for field, part, length, last_octet in huffman:
             _check_padding(headers[field][part], length, last_octet)
         value = self._interpret(headers)
@@ -73,8 +83,8 @@ HuffmanString = tuple[int, int, int, int]
 """Field number, 0 for its name and 1 for its value, encoded length, last byte."""
 
 
-def _walk(block: bytes) -> tuple[bool, list[HuffmanString]]:
-    """Whether a block will insert into the dynamic table or resize it, and its Huffman strings.
+def _walk(block: bytes) -> tuple[bool, list[HuffmanString], int]:
+    """Whether a block will insert into the dynamic table or resize it, its Huffman strings, and how many fields it has.
 
     Checks the structure of every field (RFC 7541 section 6) and that no size update follows one (4.2).
     """
@@ -113,7 +123,7 @@ def _walk(block: bytes) -> tuple[bool, list[HuffmanString]]:
         pos = size + 1
     if pos > size:
         raise Http2Error(ErrorCode.COMPRESSION_ERROR, "header block ends within a field")
-    return changes, huffman
+    return changes, huffman, field
 
 
 def _read_integer(block: bytes, pos: int, mask: int) -> tuple[int, int]:

@@ -42,7 +42,8 @@ class Limits(NamedTuple):
     """Below it `on_writable` is called."""
 
     max_queued_bytes: int = 256 * MIB
-    """Replies queued for one connection from which new streams are REFUSED. None is cut (LIM-04)."""
+    """Replies queued for one connection, and a KiB for each of its streams, from which new streams are REFUSED. None
+    is cut (LIM-04)."""
 
     max_control_bytes: int = MIB
     """Control frames waiting for a peer that does not read. Beyond: the connection is closed."""

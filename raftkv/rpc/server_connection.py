@@ -15,7 +15,7 @@ from raftkv.rpc.connection import Http2Connection
 from raftkv.rpc.frames import ErrorCode, Http2Error
 from raftkv.rpc.headers import HeaderReader
 from raftkv.rpc.http_stream import HttpStream
-from raftkv.rpc.server_call import ServerCall, ServerStream
+from raftkv.rpc.server_call import ServerCall, ServerStream, TimedServerCall
 from raftkv.rpc.server_context import CallHead, ServerContext
 
 MAX_PING_STRIKES: Final = 2
@@ -26,6 +26,8 @@ DRAIN_ROUND_TRIP_S: Final = 1.0
 SKIPPED_MEMORY: Final = 64
 """Ranges of stream ids that the client passed over. When full the oldest is forgotten; a late HEADERS there
 is then answered with STREAM_CLOSED instead of PROTOCOL_ERROR."""
+STREAM_COST_BYTES: Final = 1024
+"""What an open stream counts beside what it has queued, once the connection has something that cannot leave."""
 
 _KEEPALIVE_PING: Final = b"keepaliv"
 _DRAIN_PING: Final = b"draining"
@@ -37,6 +39,7 @@ class ServerConnection(Http2Connection[ServerStream]):
         "_drain_began_at",
         "_keepalive_sent_at",
         "_last_ping_at",
+        "_make_call",
         "_reader",
         "_remembered",
         "_skipped",
@@ -67,6 +70,7 @@ class ServerConnection(Http2Connection[ServerStream]):
         self._accept_until = frames.MAX_STREAM_ID
         """Streams beyond the id in our last GOAWAY are not served (section 6.8)."""
         self._drain_began_at: float | None = None
+        self._make_call = TimedServerCall if context.stats.duration_bounds else ServerCall
         self._strikes = 0
         self._last_ping_at = float("-inf")
         self._keepalive_sent_at: float | None = None
@@ -147,7 +151,7 @@ class ServerConnection(Http2Connection[ServerStream]):
             self.stats.calls_refused += 1
             self.reset(stream_id, ErrorCode.REFUSED_STREAM)
         elif head.method is not None:
-            call = ServerCall(self, stream_id, head)
+            call = self._make_call(self, stream_id, head)
             self.streams[stream_id] = call
             head.stats.started += 1
             if timeout_s is not None:
@@ -175,7 +179,11 @@ class ServerConnection(Http2Connection[ServerStream]):
 
     def _must_refuse(self) -> bool:
         limits = self.limits
-        return len(self.streams) >= limits.max_concurrent_streams or self.outbox.queued_bytes > limits.max_queued_bytes
+        if len(self.streams) >= limits.max_concurrent_streams:
+            return True
+        # Replies of a few bytes: the streams that wait with them are what fills the memory.
+        queued_bytes = self.outbox.queued_bytes
+        return queued_bytes > 0 and queued_bytes + len(self.streams) * STREAM_COST_BYTES > limits.max_queued_bytes
 
     def _end_request(self, stream_id: int) -> None:
         """END_STREAM came with a header block."""

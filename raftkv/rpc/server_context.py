@@ -139,7 +139,7 @@ class ServerContext:
             head.refusal = (*refused, b"")
         else:
             head.method = method
-            head.stats = self.stats.of_method(path)
+            head.stats = self.stats.of_method(path, head.metadata("client-api-version"))
             head.gzip = encoding == b"gzip"
             head.fast = method.kind is MethodKind.UNARY and head.fields.content_length is None
         return head

@@ -5,18 +5,29 @@ Incrementing an attribute is all the hot path pays. Nothing here is ever reset.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+from raftkv.histogram import Histogram
 from raftkv.rpc.codes import Code
+
+MAX_VERSIONS: Final = 32
+"""Versions of clients that are told apart."""
+MAX_VERSION_CHARS: Final = 32
+UNKNOWN_VERSION: Final = "unknown"
+OTHER_VERSION: Final = "other"
 
 
 class MethodStats:
-    """Counters of one method. `handled[code]` is indexed by gRPC status code."""
+    """Counters of one method, for clients of one version. `handled[code]` is indexed by gRPC status code."""
 
-    __slots__ = ("handled", "path", "received", "sent", "started")
+    __slots__ = ("client_version", "durations", "handled", "path", "received", "sent", "started")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, client_version: str = UNKNOWN_VERSION, durations: Histogram | None = None) -> None:
         self.path = path
+        self.client_version = client_version
+        self.durations = durations
+        """Seconds from a call's head to its status; None where nobody measures."""
         self.started = 0
         self.received = 0
         self.sent = 0
@@ -35,6 +46,7 @@ class Stats:
         "connections_accepted",
         "connections_closed",
         "connections_refused",
+        "duration_bounds",
         "floods",
         "goaways_received",
         "goaways_sent",
@@ -46,9 +58,14 @@ class Stats:
         "protocol_errors",
         "streams_reset_by_peer",
         "streams_reset_by_us",
+        "tls_handshakes",
+        "tls_handshakes_failed",
+        "versions",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, duration_bounds: Sequence[float] = ()) -> None:
+        """`duration_bounds`: measure how long calls take, with these buckets."""
+        self.duration_bounds: Final = duration_bounds
         self.bytes_received = 0
         self.bytes_sent = 0
         self.connections_accepted = 0
@@ -71,13 +88,31 @@ class Stats:
         self.ping_strikes = 0
         self.keepalive_timeouts = 0
         self.handshake_timeouts = 0
+        self.tls_handshakes = 0
+        """Connections that TLS let in."""
+        self.tls_handshakes_failed = 0
+        """... and those it did not: no agreement, a certificate that will not do, or too slow (TLS-10)."""
         self.handler_errors = 0
         """Handlers that raised: always a mistake of ours."""
         self.methods: Final[dict[bytes, MethodStats]] = {}
+        """Of clients that do not say their version."""
+        self.versions: Final[dict[str, dict[bytes, MethodStats]]] = {}
+        """Of the others, by what they say; bounded by MAX_VERSIONS and one more."""
 
-    def of_method(self, path: bytes) -> MethodStats:
-        """The counters of a served path. Never called with a path that a client made up."""
-        found = self.methods.get(path)
+    def of_method(self, path: bytes, client_version: str | None = None) -> MethodStats:
+        """The counters of a served path. Never called with a path that a client made up; the version may be (G-24)."""
+        if client_version is None:
+            methods, version = self.methods, UNKNOWN_VERSION
+        else:
+            version = self._known_version(client_version)
+            methods = self.versions.setdefault(version, {})
+        found = methods.get(path)
         if found is None:
-            found = self.methods[path] = MethodStats(path.decode())
+            durations = Histogram(self.duration_bounds) if self.duration_bounds else None
+            found = methods[path] = MethodStats(path.decode(), version, durations)
         return found
+
+    def _known_version(self, version: str) -> str:
+        if version in self.versions:
+            return version
+        return OTHER_VERSION if len(self.versions) >= MAX_VERSIONS or len(version) > MAX_VERSION_CHARS else version

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from raftkv.backend.snapshot_file import Progress, SnapshotFile
     from raftkv.mvcc.hashkv import HashResult
     from raftkv.raft import Entry
+    from raftkv.rpc.tls import Tls
     from raftkv.server.bootstrap import Booted
 
 AUTHENTICATE: Final = b"/etcdserverpb.Auth/Authenticate"
@@ -49,14 +50,22 @@ class Credentials(NamedTuple):
 
 
 async def save_online(
-    host: str, port: int, path: Path, credentials: Credentials | None = None, progress: Progress | None = None
+    host: str,
+    port: int,
+    path: Path,
+    credentials: Credentials | None = None,
+    progress: Progress | None = None,
+    *,
+    tls: Tls | None = None,
+    socket: str = "",
 ) -> int:
     """The store of the member whose clients connect there, as of now; bytes of the store.
 
-    Raises RpcError, DamagedError if what came is not what was sent, OSError.
+    `socket`: a Unix socket, instead of host and port. Raises RpcError, DamagedError if what came is not what was sent,
+    OSError.
     """
     loop = asyncio.get_running_loop()
-    channel = Channel(loop, host, port, user_agent="raftkv-snapshot")
+    channel = Channel(loop, host, port, path=socket, tls=tls, user_agent="raftkv-snapshot")
     try:
         metadata = () if credentials is None else (("token", await _authenticate(channel, credentials)),)
         writer = SnapshotWriter(path)

@@ -13,6 +13,8 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
+from raftkv.metrics import new_histogram
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -39,6 +41,8 @@ class Checkpoints:
         "_syncing",
         "_threads",
         "_wal",
+        "durable_s",
+        "durations",
         "log_bytes",
     )
 
@@ -63,6 +67,9 @@ class Checkpoints:
         self._syncing: asyncio.Future[None] | None = None
         self._paused = False
         self._last_s = loop.time()
+        self.durable_s = self._last_s
+        """Loop time at which the last checkpoint that is durable was begun, or there was nothing to make durable."""
+        self.durations = new_histogram("raftkv_checkpoint_duration_seconds")
         self.log_bytes = 0
         """Flushed since the last checkpoint began; the owner counts."""
 
@@ -78,6 +85,8 @@ class Checkpoints:
             self._checkpoint = checkpoint
             self._syncing = self._loop.run_in_executor(self._threads, checkpoint.sync)
             self._syncing.add_done_callback(self._on_synced)
+        else:
+            self.durable_s = now
 
     def _on_synced(self, future: asyncio.Future[None]) -> None:
         checkpoint, self._checkpoint = self._checkpoint, None
@@ -87,6 +96,8 @@ class Checkpoints:
         if failure is not None:
             self._note_failure(checkpoint, failure)
             return
+        self.durable_s = self._last_s
+        self.durations.observe(self._loop.time() - self._last_s)
         self._wal.release_before(self._log_floor(self._backend.durable_index))
 
     def _note_failure(self, checkpoint: Checkpoint, failure: BaseException) -> None:

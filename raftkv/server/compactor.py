@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from raftkv.backend import NoSpaceError
+from raftkv.metrics import new_histogram
 
 if TYPE_CHECKING:
     from raftkv.backend import Backend
@@ -33,9 +35,13 @@ class Compactor:
         "_pause_s",
         "_paused",
         "_slice_events",
+        "_started_s",
         "_store",
         "_waiting",
         "_working",
+        "last_s",
+        "slices_ms",
+        "totals_ms",
     )
 
     def __init__(
@@ -59,11 +65,18 @@ class Compactor:
         """Paused with a slice to do."""
         self._waiting: list[Callable[[], None]] = []
         """Called when nothing is left to delete. Bounded by the open Compact requests."""
+        self._started_s = 0.0
+        self.last_s = 0
+        """Unix time at which the last one began; 0: none yet."""
+        self.slices_ms = new_histogram("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds")
+        self.totals_ms = new_histogram("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds")
 
     def wake(self) -> None:
         """After an apply batch, and after the start: is there something to delete?"""
         if self._store.compaction.pending and not self._working:
             self._working = True
+            self._started_s = time.perf_counter()
+            self.last_s = int(time.time())
             self._loop.call_soon(self._step)
 
     def when_finished(self, callback: Callable[[], None]) -> None:
@@ -90,6 +103,7 @@ class Compactor:
         if self._paused:
             self._parked = True
             return
+        began_s = time.perf_counter()
         try:
             done = self._delete_slice()
         except NoSpaceError as failure:
@@ -100,9 +114,12 @@ class Compactor:
         except Exception as failure:
             self._on_failed(failure)
             return
+        now_s = time.perf_counter()
+        self.slices_ms.observe((now_s - began_s) * 1000)
         if not done:
             self._loop.call_later(self._pause_s, self._step)
             return
+        self.totals_ms.observe((now_s - self._started_s) * 1000)
         self._working = False
         waiting, self._waiting = self._waiting, []
         for callback in waiting:

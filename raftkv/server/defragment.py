@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
 
+from raftkv.metrics import new_histogram
 from raftkv.server.errors import NodeError
 
 if TYPE_CHECKING:
@@ -60,6 +62,11 @@ class Defragmenter:
         self._pausables = pausables
         self._rebindables = rebindables
         self._running = False
+        self.durations = new_histogram("etcd_disk_backend_defrag_duration_seconds")
+
+    @property
+    def running(self) -> bool:
+        return self._running
 
     async def run(self) -> None:
         """Raises DefragmentRefused, NoSpaceError, BackendError or OSError; the store is then as it was."""
@@ -68,6 +75,7 @@ class Defragmenter:
         if self._exchange.locked():
             raise DefragmentRefused("the store is being replaced by another member's; it needs no defragmentation")
         self._running = True
+        started_s = perf_counter()
         await self._exchange.acquire()
         before_bytes = self._backend.size_bytes
         for each in self._pausables:
@@ -81,6 +89,7 @@ class Defragmenter:
             for each in self._pausables:
                 each.resume()
             self._exchange.release()
+        self.durations.observe(perf_counter() - started_s)
         _log.info(
             "defragmented",
             extra={"kv": {"size_bytes_before": before_bytes, "size_bytes": self._backend.size_bytes}},

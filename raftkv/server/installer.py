@@ -16,8 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from raftkv.backend import BackendError, Expected, ReceivedStore
+from raftkv.metrics import new_histogram
 from raftkv.raft import Snapshot
 from raftkv.server.peers import CopyFacts, PeerCallError, fetch_copy
+from raftkv.server.peers.transfers import TransferTable
 from raftkv.wire import WireError, decode_conf_state
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from raftkv.backend import Backend
     from raftkv.raft import Message
+    from raftkv.rpc.tls import Tls
     from raftkv.server.defragment import Pausable
     from raftkv.server.peers import Identity
 
@@ -58,6 +61,7 @@ class Installer:
         receiver: Receiver,
         spawn: Callable[..., asyncio.Task[None]],
         on_failed: Callable[[Exception], None],
+        tls: Tls | None = None,
     ) -> None:
         self._identity = identity
         self._backend = backend
@@ -67,6 +71,7 @@ class Installer:
         self._receiver = receiver
         self._spawn = spawn
         self._on_failed = on_failed
+        self._tls = tls
         self._received: ReceivedStore | None = None
         """Whole and on disk, and the core has taken the snapshot."""
         self._fetch_task: tuple[int, asyncio.Task[None]] | None = None
@@ -78,6 +83,13 @@ class Installer:
         self._stopped = False
         self.installed = 0
         self.failed = 0
+        self.transfers = TransferTable("etcd_network_snapshot_receive_total_duration_seconds")
+        self.saves = new_histogram("etcd_snap_db_save_total_duration_seconds")
+
+    @property
+    def installing(self) -> bool:
+        """A copy is there, and is put in place."""
+        return self._received is not None
 
     @property
     def busy(self) -> bool:
@@ -116,7 +128,9 @@ class Installer:
         loop = asyncio.get_running_loop()
         receiving: list[ReceivedStore] = []
         given_up = threading.Event()
-        told_s = loop.time()
+        began_s = told_s = loop.time()
+        transfers = self.transfers.of(message.sender)
+        transfers.under_way += 1
 
         def begin(facts: CopyFacts) -> ReceivedStore:
             fields = {"from": f"{message.sender:x}", "index": facts.applied, "size_bytes": facts.size_bytes}
@@ -136,22 +150,31 @@ class Installer:
                 _log.info("fetching the store", extra={"kv": {"percent": percent, "bytes": done_bytes}})
 
         try:
-            facts = await fetch_copy(self._identity, message.sender, url, message.snapshot.index, begin, progress)
+            facts = await fetch_copy(
+                self._identity, message.sender, url, message.snapshot.index, begin, progress, self._tls
+            )
             self._fetched = True
             await loop.run_in_executor(None, self._finish, receiving[0], facts)
         except (PeerCallError, BackendError, OSError, WireError) as failure:
             self.failed += 1
+            transfers.failed += 1
             for each in receiving:
                 await loop.run_in_executor(None, each.discard)
             fields = {"from": f"{message.sender:x}", "error": str(failure)}
             _log.warning("the store could not be fetched; the leader will offer it again", extra={"kv": fields})
         except asyncio.CancelledError:
             given_up.set()
+            transfers.failed += 1
             for each in receiving:
                 await loop.run_in_executor(None, each.discard)
             raise
         else:
+            transfers.succeeded += 1
+            transfers.durations.observe(loop.time() - began_s)
+            self.saves.observe(loop.time() - began_s)
             self._offer_to_core(message, receiving[0], facts)
+        finally:
+            transfers.under_way -= 1
 
     def _finish(self, received: ReceivedStore, facts: CopyFacts) -> None:
         """In a thread: whole, checked, ours, and durable under its name."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from raftkv.config import Config
+    from raftkv.rpc.tls import Tls
 
 _log = logging.getLogger(__name__)
 
@@ -43,14 +44,15 @@ class Founding(NamedTuple):
     """The cluster is there already: this member begins with nothing, in nobody's quorum as far as it knows."""
 
 
-async def find_founding(config: Config) -> Founding:
-    """How a member without data is to begin. Raises StartError when it must not."""
+async def find_founding(config: Config, tls: Tls | None = None) -> Founding:
+    """How a member without data is to begin. `tls`: for asking members over https. Raises StartError when it must
+    not."""
     if config.initial_cluster_state == "existing":
-        return await _join(config)
+        return await _join(config, tls)
     founding = found_cluster(config)
     if len(founding.members) > 1:
         others = [each for each in founding.members if each.id != founding.member_id]
-        answers = await asyncio.gather(*(_ask(each.peer_urls) for each in others))
+        answers = await asyncio.gather(*(_ask(each.peer_urls, tls) for each in others))
         for other, answer in zip(others, answers, strict=True):
             if answer is not None:
                 _refuse_known(config, founding, other, answer)
@@ -105,7 +107,7 @@ def _how_to_come_back(config: Config, own_id: int) -> str:
 # --- joining a cluster that is there ----------------------------------------------------------------------------------
 
 
-async def _join(config: Config) -> Founding:
+async def _join(config: Config, tls: Tls | None) -> Founding:
     wanted = _url_texts(config)
     others = {name: urls for name, urls in wanted.items() if name != config.name}
     if not others:
@@ -114,7 +116,7 @@ async def _join(config: Config) -> Founding:
             "Name all members, as `etcdctl member add` printed them",
         )
     for number in range(TRIES):
-        answers = await asyncio.gather(*(_ask(urls) for urls in others.values()))
+        answers = await asyncio.gather(*(_ask(urls, tls) for urls in others.values()))
         best = max(filter(None, answers), key=lambda each: each.committed, default=None)
         if best is not None:
             return _match(config, wanted, best)
@@ -150,18 +152,20 @@ def _match(config: Config, wanted: Mapping[str, Iterable[str]], answer: peer_pb2
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-async def _ask(urls: Iterable[str]) -> peer_pb2.MembersResponse | None:
+async def _ask(urls: Iterable[str], tls: Tls | None) -> peer_pb2.MembersResponse | None:
     """The first answer of one member's URLs; None when none of them gives one in time."""
     for url in urls:
-        answer = await ask_members(url)
+        answer = await ask_members(url, tls=tls)
         if answer is not None:
             return answer
     return None
 
 
-async def ask_members(url: str, timeout_s: float = ASK_TIMEOUT_S) -> peer_pb2.MembersResponse | None:
+async def ask_members(
+    url: str, timeout_s: float = ASK_TIMEOUT_S, *, tls: Tls | None = None
+) -> peer_pb2.MembersResponse | None:
     """The members of the cluster, as the member at that peer URL knows them."""
-    channel = peer_channel(asyncio.get_running_loop(), url, timeout_s)
+    channel = peer_channel(asyncio.get_running_loop(), url, timeout_s, tls=tls)
     request = peer_pb2.MembersRequest().SerializeToString()
     try:
         return peer_pb2.MembersResponse.FromString(await channel.unary_future(MEMBERS, request, timeout_s))

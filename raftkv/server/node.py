@@ -13,10 +13,11 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from raftkv.apply import Kind
+from raftkv.apply import COPIES_OF_VALUE, Kind
 from raftkv.lease import min_ttl_s
+from raftkv.metrics import new_histogram
 from raftkv.mvcc.watch import WatchHub
 from raftkv.raft import NOBODY, RawNode, Role
 from raftkv.raft import Config as RaftConfig
@@ -25,11 +26,13 @@ from raftkv.server.autocompact import AutoCompactor, make_plan
 from raftkv.server.checkpoints import Checkpoints
 from raftkv.server.compactor import Compactor
 from raftkv.server.defragment import Defragmenter
+from raftkv.server.durations import Durations
 from raftkv.server.entrance import enter
 from raftkv.server.errors import LeaderChanged, MemberEnded, ProposalLost, RequestTimedOut, Stopped, TooManyRequests
 from raftkv.server.leader_calls import LeaderCalls
 from raftkv.server.leadership import Leadership
 from raftkv.server.lease_keeper import LeaseKeeper
+from raftkv.server.loop_lag import LoopLag
 from raftkv.server.peering import Peering, removed
 from raftkv.server.proposals import MAX_ENTRY_BYTES, Finish, Proposals
 from raftkv.server.quota import Quota
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from raftkv.config import Config
     from raftkv.raft import Entry, Message, ReadState, Snapshot, SoftState
     from raftkv.raft import Status as RaftStatus
+    from raftkv.rpc.tls import Tls
     from raftkv.server.authenticator import SignedTokens
     from raftkv.server.bootstrap import Booted
     from raftkv.server.defragment import Pausable
@@ -74,6 +78,28 @@ REMOVED_LINGER_S: Final = 1.0
 """CL-34: a removed member goes on this long, so that the answer can go out."""
 
 
+class Parts(NamedTuple):
+    """What belongs to a node alone, for whoever shows its counters."""
+
+    proposals: Proposals
+    reads: Reads
+    checkpoints: Checkpoints
+    defragmenter: Defragmenter
+
+
+class Counters:
+    """Plain integers since the start, for the metrics."""
+
+    __slots__ = ("applied_bytes", "late_heartbeats", "leader_changes", "slow_applies", "wal_bytes")
+
+    def __init__(self) -> None:
+        self.leader_changes = 0
+        self.late_heartbeats = 0
+        self.slow_applies = 0
+        self.applied_bytes = 0
+        self.wal_bytes = 0
+
+
 class Node:
     """Made by `boot` and this constructor; then `start`, and at last `stop`."""
 
@@ -84,10 +110,13 @@ class Node:
         booted: Booted,
         status_of: Callable[[Exception], Status],
         signed_tokens: SignedTokens | None = None,
+        to_peers: Tls | None = None,
     ) -> None:
-        """`status_of`: what a client is told of an error (api.errors). `signed_tokens`: of --auth-token=jwt."""
+        """`status_of`: what a client is told of an error (api.errors). `signed_tokens`: of --auth-token=jwt.
+        `to_peers`: for calling members over https."""
         self.loop = loop
         self.config = config
+        self.to_peers = to_peers
         self.member_id = booted.member_id
         self.cluster_id = booted.cluster_id
         self.backend = booted.backend
@@ -101,11 +130,16 @@ class Node:
         self.slices = Slices(loop, self.on_fatal)
         self.quota = Quota(self.backend, config.quota_backend_bytes)
         self.leader_id = NOBODY
+        self.counters = Counters()
+        self.durations = Durations()
         self.min_lease_ttl_s = min_ttl_s(config.election_ticks, config.heartbeat_interval_ms)
         self.stopped: asyncio.Future[Exception | None] = loop.create_future()
         """Done when the node must end: with None after `stop`, with the failure that ended it otherwise."""
 
         self.backend.on_failed = self.on_fatal
+        self.backend.commit_durations = new_histogram("etcd_disk_backend_commit_duration_seconds")
+        self.lessor.granted_ttls = new_histogram("etcd_debugging_lease_ttl_total")
+        self._loop_lag = LoopLag(loop, self.durations.loop_lag)
         self._booted = booted
         self._failed = False
         """Nothing may be written any more."""
@@ -143,6 +177,7 @@ class Node:
         self.exchange = asyncio.Lock()
         """Held while the open store is being replaced."""
         self._defragmenter = Defragmenter(self.backend, self.pausables, self._rebindables, self.on_fatal, self.exchange)
+        self.parts = Parts(self._proposals, self._reads, self._checkpoints, self._defragmenter)
         self.space = SpaceWatch(
             self.member_id,
             self.backend,
@@ -225,6 +260,7 @@ class Node:
         self._tick_timer = self.loop.call_later(self.config.heartbeat_interval_ms / 1000, self._tick)
         if self.config.initial_election_tick_advance and self._is_alone:
             self._rawnode.campaign()  # nobody else could win (RF-09)
+        self._loop_lag.start()
         self.schedule()
         self.compactor.wake()
         await enter(self)
@@ -238,6 +274,7 @@ class Node:
         """Answer who still waits, make everything durable, let go of the files."""
         if self._tick_timer is not None:
             self._tick_timer.cancel()
+        self._loop_lag.stop()
         self.slices.stop()
         self.compactor.pause()
         self._ready_loop.stop()
@@ -291,7 +328,9 @@ class Node:
             return
         now = self.loop.time()
         self._tick_timer = self.loop.call_later(self.config.heartbeat_interval_ms / 1000, self._tick)
-        self._last_tick_s = now
+        late, self._last_tick_s = now - self._last_tick_s > 2 * self.config.heartbeat_interval_ms / 1000, now
+        if late and self._is_leader and not self._is_alone:
+            self.counters.late_heartbeats += 1
         try:
             self._rawnode.tick()
             self._proposals.expire(now - self.config.request_timeout_s, self.waiting.proposal_error)
@@ -467,6 +506,7 @@ class Node:
         if not self._is_leader and self.lease_keeper.primary:
             self.lease_keeper.demote()
         if new_leader:
+            self.counters.leader_changes += 1
             self._reads.on_leader_changed(LeaderChanged(), now)
             self.leadership.on_leader(soft_state.lead)
         self.reconfiguration.on_leader_changed()
@@ -484,7 +524,9 @@ class Node:
     def on_committed(self, entries: Sequence[Entry]) -> None:
         started_s = time.perf_counter()
         self.space.before_apply(entries)
-        self.backend.reserve_batch(*self.applier.growth(entries))
+        value_bytes, pages = self.applier.growth(entries)
+        self.backend.reserve_batch(value_bytes, pages)
+        self.counters.applied_bytes += value_bytes // COPIES_OF_VALUE
         applied, events = self.applier.apply(entries)
         for each in applied:
             if each.change is not None:
@@ -509,7 +551,9 @@ class Node:
             self.lease_keeper.promote(self.loop.time())
         self.compactor.wake()
         took_s = time.perf_counter() - started_s
+        self.durations.apply.observe(took_s)
         if took_s > self.config.warning_apply_duration_s:
+            self.counters.slow_applies += 1
             _warn_slow_apply(entries, took_s)
 
     def _on_members_changed(self) -> None:
@@ -527,6 +571,10 @@ class Node:
 
     def on_flushed(self, result: FlushResult) -> None:
         self._checkpoints.log_bytes += result.bytes_written
+        self.counters.wal_bytes += result.bytes_written
+        self.durations.wal_write.observe(result.write_s)
+        if result.sync_s:
+            self.durations.wal_fsync.observe(result.sync_s)
 
 
 class _CatchUp:

@@ -47,11 +47,13 @@ class Peering:
     def __init__(self, node: Node, booted: Booted, rawnode: RawNode) -> None:
         self.identity = Identity(booted.cluster_id, booted.member_id, booted.data_id)
         self.members = booted.members
-        self.links = Links(node.loop, self.identity, self._own_urls, self)
+        self.links = Links(node.loop, self.identity, self._own_urls, self, node.to_peers)
         self._node = node
         self._rawnode = rawnode
         self._applier = booted.applier
-        self.copies = Copies(node.loop, node.backend, self._encoded_conf_state, self._on_copy_ended)
+        self.copies = Copies(
+            node.loop, node.backend, self._encoded_conf_state, self._on_copy_ended, node.durations.snapshot
+        )
         self.service = PeerService(self, self.copies)
         self.installer = Installer(
             self.identity,
@@ -62,6 +64,7 @@ class Peering:
             self,
             node.spawn,
             node.on_fatal,
+            node.to_peers,
         )
         self.divergence = Divergence(
             self.identity, self._applier, self.links, lambda: self._applier.conf_state.voters, node.spawn, node.end

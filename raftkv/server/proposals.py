@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from raftkv.apply import ITEM_BYTES, encode_batch
+from raftkv.metrics import new_histogram
 
 if TYPE_CHECKING:
     from raftkv.server.slow_requests import SlowRequests
@@ -44,6 +45,7 @@ class Proposals:
         "_since",
         "_slow",
         "_waiters",
+        "batch_requests",
         "failed",
     )
 
@@ -66,6 +68,7 @@ class Proposals:
         self._bytes = 0
         self._in_flight: dict[int, tuple[float, list[tuple[Finish, Any]]]] = {}
         """Batch number -> (when proposed, waiters), ascending. Bounded by what Raft lets be uncommitted."""
+        self.batch_requests = new_histogram("raftkv_batch_requests")
         self.failed = 0
         """Proposals that ended without a result (etcd_server_proposals_failed_total)."""
 
@@ -96,6 +99,7 @@ class Proposals:
         number = self._next_number
         self._next_number += 1
         self._in_flight[number] = (self._clock(), waiters)
+        self.batch_requests.observe(len(requests))
         return number, encode_batch(self._member_id, number, requests)
 
     def register(self, finish: Finish, context: Any) -> int:

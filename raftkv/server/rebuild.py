@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from raftkv.pb import peer_pb2
+    from raftkv.rpc.tls import Tls
 
 Progress = Callable[[int, int], None]
 """progress(bytes written, bytes in all)"""
@@ -54,9 +55,11 @@ class Rebuilt(NamedTuple):
     log_restarted: bool
 
 
-async def rebuild(data_dir: Path, wal_dir: Path, url: str, progress: Progress | None = None) -> Rebuilt:
-    """Fetch a copy from the member at the peer URL `url` and put it in place. Raises StartError; the member is then as
-    it was, unless the text says otherwise."""
+async def rebuild(
+    data_dir: Path, wal_dir: Path, url: str, progress: Progress | None = None, tls: Tls | None = None
+) -> Rebuilt:
+    """Fetch a copy from the member at the peer URL `url` (`tls`: if it is https) and put it in place. Raises
+    StartError; the member is then as it was, unless the text says otherwise."""
     member_dir = data_dir / "member"
     if not any(wal_dir.glob("*.wal")):
         raise StartError(
@@ -69,7 +72,7 @@ async def rebuild(data_dir: Path, wal_dir: Path, url: str, progress: Progress | 
         try:
             wal, contents = Wal.open(wal_dir)
             try:
-                return await _Rebuild(member_dir / "snap", wal, contents).run(url, progress)
+                return await _Rebuild(member_dir / "snap", wal, contents, tls).run(url, progress)
             finally:
                 wal.close()
         finally:
@@ -104,7 +107,7 @@ def must_restart(contents: WalContents, copy: LogPosition) -> bool:
 class _Rebuild:
     """With the log open, and the directory locked."""
 
-    def __init__(self, store_dir: Path, wal: Wal, contents: WalContents) -> None:
+    def __init__(self, store_dir: Path, wal: Wal, contents: WalContents, tls: Tls | None) -> None:
         ids = Ids.decode(contents.metadata)
         if ids is None:
             raise StartError("the log was not written by this raftkv", "Use the version that wrote it")
@@ -112,9 +115,10 @@ class _Rebuild:
         self._store_dir = store_dir
         self._wal = wal
         self._contents = contents
+        self._tls = tls
 
     async def run(self, url: str, progress: Progress | None) -> Rebuilt:
-        peer, base = _find_peer(self._ids, url, await ask_members(url)), self._contents.base
+        peer, base = _find_peer(self._ids, url, await ask_members(url, tls=self._tls)), self._contents.base
         # What an interrupted installation has left is decided first: it must not come after what we put in place.
         settle_received(self._store_dir, (base.index, base.term))
         received, facts = await self._fetch(peer.ID, url, progress)
@@ -138,7 +142,8 @@ class _Rebuild:
 
         try:
             identity = Identity(cluster_id, member_id, data_id)
-            facts = await fetch_copy(identity, peer_id, url, self._contents.base.index, begin, progress)
+            index = self._contents.base.index
+            facts = await fetch_copy(identity, peer_id, url, index, begin, progress, self._tls)
             begun[0].finish(Expected(facts.applied, facts.term, cluster_id, facts.conf_state, member_id))
         except BaseException:
             for received in begun:

@@ -62,6 +62,9 @@ class Reconfiguration:
         """Proposals of followers with a change that the core would turn into an empty entry now (RF-60)."""
         self._under_way = 0
         """Batch number of this member's change in the log; 0 for none."""
+        self.promoted = 0
+        self.promotions_failed: dict[type[Exception], tuple[Exception, int]] = {}
+        """Kind of error -> the last one, and how many. Bounded by the kinds there are."""
 
     # --- what the services ask ----------------------------------------------------------------------------------------
 
@@ -90,13 +93,25 @@ class Reconfiguration:
         if not self._rawnode.is_leader:
             finish(context, NotLeader())
             return
+
+        def count_and_finish(context: Any, result: Any) -> None:
+            self._count_promotion(result)
+            finish(context, result)
+
         matches = {each: progress.match for each, progress in status.progress.items()}
         try:
             checks.check_promote(self._members, member_id, matches, self._own_id, strict=self._strict)
         except MembershipError as refusal:
-            finish(context, refusal)
+            count_and_finish(context, refusal)
             return
-        self._enqueue(MemberChange.PROMOTE, member_id, (), finish, context)
+        self._enqueue(MemberChange.PROMOTE, member_id, (), count_and_finish, context)
+
+    def _count_promotion(self, result: Any) -> None:
+        if isinstance(result, Exception):
+            _, count = self.promotions_failed.get(type(result), (result, 0))
+            self.promotions_failed[type(result)] = (result, count + 1)
+        else:
+            self.promoted += 1
 
     def _reach(self) -> checks.Links:
         now = self._clock()

@@ -22,6 +22,7 @@ from raftkv.mvcc.watch import WatchHub
 from raftkv.pb import rpc_pb2
 from raftkv.raft import Entry
 from raftkv.rpc.codes import Code
+from raftkv.server.durations import Durations
 
 MEMBER_ID, CLUSTER_ID, TERM = 7, 8, 3
 
@@ -84,6 +85,7 @@ class FakeNode:
         self.read_error: Exception | None = None
         self.compactor = SimpleNamespace(when_finished=self._when_finished)
         self.compaction_waiters: list[Callable[[], None]] = []
+        self.durations = Durations()
 
     def _add_slice(self, task: Any) -> None:
         self.tasks.append(task)

@@ -85,8 +85,8 @@ def test_http_urls_serve_pages_only(split: Split) -> None:
 
 def test_metrics_urls_serve_probes_only(split: Split) -> None:
     """H-08. The host check is not for probes."""
-    answers = {path: get(split.metrics_port, path, host="127.0.0.1").status for path in PAGES}
-    assert answers == {"/health": 200, "/livez": 200, "/readyz": 200, "/version": 404}
+    answers = {path: get(split.metrics_port, path, host="127.0.0.1").status for path in (*PAGES, "/metrics")}
+    assert answers == {"/health": 200, "/livez": 200, "/readyz": 200, "/version": 404, "/metrics": 200}
 
 
 def test_port_0_is_told(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -18,8 +18,8 @@ Capture = pytest.CaptureFixture[str]
         ([], "raftkv: --data-dir and --from must be given\n        See `raftkv rebuild --help`"),
         (["--data-dir=/x"], "raftkv: --from must be given\n"),
         (["--data-dir=/x", "--from=peer:2380"], "raftkv: --from: URL 'peer:2380' must start with http://"),
-        (["--data-dir=/x", "--from=https://p:1"], "raftkv: --from: members are asked over http://, not https://\n"),
-        (["--data-dir=/x", "--from=unix:///p"], "raftkv: --from: members are asked over http://, not unix://\n"),
+        (["--data-dir=/x", "--from=http://p:1", "--cacert=c"], "raftkv: --cacert goes with an https:// URL, not with"),
+        (["--data-dir=/x", "--from=https://p:1", "--key=k"], "raftkv: one of --cert and --key is given without"),
         (["--data-dir=/x", "--from=http://p:1", "y"], "raftkv: unrecognized arguments: y\n"),
     ],
 )
@@ -58,7 +58,7 @@ def test_report(rebuilt: Rebuilt, log: str, monkeypatch: pytest.MonkeyPatch, cap
 
     monkeypatch.setattr("raftkv.server.rebuild.rebuild", rebuild)
     assert run(["rebuild", "--data-dir=/d", "--from=http://Peer:2380/"]) == 0
-    assert asked == [(Path("/d"), Path("/d/member/wal"), "http://Peer:2380", None)]
+    assert asked == [(Path("/d"), Path("/d/member/wal"), "http://Peer:2380", None, None)]
     out = capsys.readouterr().out
     assert out.startswith(f"Member abc has the store of m2 as of entry 40, 81,920 bytes. {log}\nStart it now.")
     assert "etcdctl alarm disarm" in out

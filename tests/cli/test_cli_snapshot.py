@@ -40,7 +40,9 @@ def snapshot_command(*argv: str | Path) -> subprocess.CompletedProcess[str]:
         (["save", "f", "--data-dir=d", "--endpoints=h:1"], "--data-dir is for a member that does not run, --endpoints"),
         (["save", "f", "--password=x"], "--password goes with --user"),
         (["save", "f", "--endpoints=a:1,b:1"], "--endpoints: a snapshot is taken of one member\n        Name one"),
-        (["save", "f", "--endpoints=https://a:1"], "--endpoints: members are asked over http://, not https://"),
+        (["save", "f", "--data-dir=d", "--cacert=c"], "--data-dir is for a member that does not run, --cacert for"),
+        (["save", "f", "--endpoints=http://a:1", "--cert=c"], "--cert goes with an https:// URL, not with http://a:1"),
+        (["save", "f", "--endpoints=a:1", "--cert=c"], "one of --cert and --key is given without the other"),
         (["save", "f", "--endpoints=a"], "--endpoints: URL 'http://a' must have the form scheme://host:port"),
         (["status"], "the following arguments are required: FILE"),
         (["status", "f", "-w", "xml"], "argument -w/-o/--write-out/--output: invalid choice: 'xml'"),
@@ -237,7 +239,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
     done = snapshot_command("save", tmp_path / "backup.db", "--endpoints=127.0.0.1:1")
     assert done.returncode == 1
     assert done.stderr.startswith("raftkv: no snapshot can be had from 127.0.0.1:1: there is no connection available")
-    assert "Is it the client URL (port 2379 by default) of a member that runs?" in done.stderr
+    assert "Is it the client URL (port 2379 by default) of a member that runs, and is it http or https?" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

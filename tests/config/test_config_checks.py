@@ -205,8 +205,45 @@ def test_names_or_host_names() -> None:
 def test_tls_versions() -> None:
     """TLS-07."""
     assert "is newer than" in problem("--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2")
-    assert "nothing to choose" in problem("--tls-min-version=TLS1.3", "--cipher-suites=X")
+    suite = "--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"
+    assert "nothing to choose" in problem("--tls-min-version=TLS1.3", suite)
     load_all("--tls-min-version=TLS1.3", "--tls-max-version=TLS1.3")
+
+
+def test_cipher_suites() -> None:
+    """TLS-07: Go's names; one that is not there must not mean that another is taken."""
+    suites = ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256")
+    assert load_all(f"--cipher-suites={','.join(suites)}").cipher_suites == suites
+    for suite in ("TLS_RSA_WITH_RC4_128_SHA", "ECDHE-RSA-AES128-GCM-SHA256", "x"):
+        assert problem(f"--cipher-suites={suites[0]},{suite}").startswith(f"--cipher-suites: {suite!r} is no suite")
+    assert "of TLS 1.3 alone" in problem(f"--cipher-suites={suites[1]}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (("--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",), "--cipher-suites for this server alone"),
+        (("--tls-min-version=TLS1.3",), "a --tls-min-version other than TLS1.2"),
+        (("--tls-max-version=TLS1.2",), "--tls-max-version"),
+        (("--client-cert-auth",), "--client-cert-auth without --trusted-ca-file"),
+        (("--listen-client-urls=http://127.0.0.1:2379,https://127.0.0.1:2379",), "http and https on one port"),
+    ],
+)
+def test_what_grpcio_cannot_secure_is_refused(flags: tuple[str, ...], what: str) -> None:
+    assert problem("--rpc-server=grpcio", *HTTPS, *TLS, *flags) == f"--rpc-server=grpcio does not have {what}"
+    load_all("--rpc-server=native", *HTTPS, *TLS, *flags)
+    if "http:" not in flags[0]:
+        load_all("--rpc-server=grpcio", *flags)
+
+
+def test_plain_text_beside_client_certificates_is_mentioned() -> None:
+    """But for probes it is usual."""
+    listen, advertise = HTTPS
+    flags = ("--name=a", advertise, *TLS, "--trusted-ca-file=ca")
+    assert notices(load_all(*flags, listen, "--listen-metrics-urls=http://127.0.0.1:1")) == []
+    (notice,) = load_all(*flags, "--listen-client-urls=https://127.0.0.1:1,http://127.0.0.1:1").notices
+    assert notice.text.startswith("a URL in plain text lets everybody in")
+    assert notice.fields == {"url": "http://127.0.0.1:1"}
 
 
 def test_log_outputs() -> None:
@@ -230,12 +267,6 @@ def test_unsafe_is_mentioned() -> None:
 
 
 NEEDS_MORE = {
-    "--cert-file=c": Capability.CLIENT_TLS,
-    "--client-cert-auth": Capability.CLIENT_TLS,
-    "--listen-metrics-urls=https://127.0.0.1:1": Capability.CLIENT_TLS,
-    "--listen-client-http-urls=unixs://x": Capability.CLIENT_TLS,
-    "--peer-auto-tls": Capability.PEER_TLS,
-    "--listen-peer-urls=https://127.0.0.1:1": Capability.PEER_TLS,
     "--discovery-srv=example.org": Capability.DISCOVERY,
     "--discovery=http://example.org": Capability.DISCOVERY,
     "--enable-distributed-tracing": Capability.TRACING,

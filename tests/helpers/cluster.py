@@ -27,6 +27,8 @@ ELECTION_S: Final = 1.0
 REQUEST_S: Final = 5.0 + 2 * ELECTION_S
 """How long a member works on a request that cannot be done (G-50)."""
 
+_NOT_WITHOUT_A_TOKEN: Final = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAUTHENTICATED)
+"""What a member answers that serves, and on which auth is on."""
 _STATUS_TIMEOUT_S: Final = 1.0
 _TAIL_BYTES: Final = 6000
 
@@ -53,13 +55,12 @@ class Member(Server):
         self._client: MemberClient | None = None
 
     def command(self, extra_flags: Sequence[str] = ()) -> list[str]:
-        client_url = f"http://{self.endpoint}"
         return [
             *self.program.command,
             f"--name={self.name}",
             f"--data-dir={self.data_dir}",
-            f"--listen-client-urls={client_url}",
-            f"--advertise-client-urls={client_url}",
+            f"--listen-client-urls={self.client_url}",
+            f"--advertise-client-urls={self.client_url}",
             f"--listen-peer-urls={self.peer_url}",
             f"--initial-advertise-peer-urls={self.peer_url}",
             f"--initial-cluster={self.initial_cluster}",
@@ -94,7 +95,15 @@ class Member(Server):
     def wait_serving(self, timeout_s: float = PATIENCE_S) -> None:
         super().wait_serving(timeout_s)
         # The client's channel may still rest after its last failed try; no test is to meet that.
-        self._id = wait_until(f"{self.name} tells its id", lambda: self.client.status().header.member_id, timeout_s)
+        self._id = wait_until(f"{self.name} tells its id", self._ask_id, timeout_s)
+
+    def _ask_id(self) -> int:
+        try:
+            return self.client.status().header.member_id
+        except grpc.RpcError as refusal:
+            if refusal_of(refusal)[0] in _NOT_WITHOUT_A_TOKEN and self._id:
+                return self._id
+            raise
 
     def pause(self) -> None:
         """SIGSTOP; returns when the whole process stands still."""

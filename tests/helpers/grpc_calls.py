@@ -8,6 +8,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf import message_factory
 
+from helpers.endpoints import open_channel
 from raftkv.pb import election_pb2, lock_pb2, rpc_pb2
 
 _FILES: Final = (rpc_pb2, lock_pb2, election_pb2)
@@ -61,4 +62,4 @@ class Calls:
 
 
 def connect(endpoint: str) -> grpc.Channel:
-    return grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+    return open_channel(endpoint, CHANNEL_OPTIONS)

@@ -19,6 +19,8 @@ from typing import Final
 
 import grpc
 
+from helpers.endpoints import open_channel
+
 _HOST: Final = "127.0.0.1"
 _STATUS_METHOD: Final = "/etcdserverpb.Maintenance/Status"
 _LOG_TAIL_BYTES: Final = 4096
@@ -97,6 +99,7 @@ class Server:
         self.client_port = free_port()
         self.peer_port = free_port()
         self.endpoint = f"{_HOST}:{self.client_port}"
+        self.client_url = f"http://{self.endpoint}"
         self.peer_url = f"http://{_HOST}:{self.peer_port}"
         self._extra_flags = tuple(extra_flags)
         self._process: subprocess.Popen[bytes] | None = None
@@ -109,13 +112,12 @@ class Server:
         return self._process.pid
 
     def command(self, extra_flags: Sequence[str] = ()) -> list[str]:
-        client_url = f"http://{self.endpoint}"
         return [
             *self.program.command,
             "--name=default",
             f"--data-dir={self.data_dir}",
-            f"--listen-client-urls={client_url}",
-            f"--advertise-client-urls={client_url}",
+            f"--listen-client-urls={self.client_url}",
+            f"--advertise-client-urls={self.client_url}",
             f"--listen-peer-urls={self.peer_url}",
             f"--initial-advertise-peer-urls={self.peer_url}",
             f"--initial-cluster=default={self.peer_url}",
@@ -145,7 +147,7 @@ class Server:
 
     def wait_serving(self, timeout_s: float = 30.0) -> None:
         deadline = time.monotonic() + timeout_s
-        with grpc.insecure_channel(self.endpoint, options=_RECONNECT_AT_ONCE) as channel:
+        with open_channel(self.endpoint, _RECONNECT_AT_ONCE) as channel:
             status = channel.unary_unary(_STATUS_METHOD)
             while True:
                 if not self.is_running():
@@ -157,6 +159,8 @@ class Server:
                     status(b"", timeout=1.0)
                     return
                 except grpc.RpcError as error:
+                    if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                        return  # auth is on: it serves, and asks who calls
                     if time.monotonic() > deadline:
                         raise ServerNotServingError(
                             f"{self.program.kind} did not answer Status within {timeout_s:.0f} s ({error})"

@@ -86,7 +86,7 @@ class Scene:
         return self.tasks[-1]
 
     async def _fetch_copy(
-        self, _identity: Any, peer_id: int, url: str, min_index: int, begin: Any, _progress: Any
+        self, _identity: Any, peer_id: int, url: str, min_index: int, begin: Any, _progress: Any, _tls: Any
     ) -> CopyFacts:
         self.fetched.append((peer_id, url))
         assert min_index == 40

@@ -15,7 +15,9 @@ from raftkv.server.peers import links as module
 
 
 class FakeLink:
-    def __init__(self, _loop: Any, _identity: Any, peer_id: int, urls: Any, own_urls: Any, _owner: Any) -> None:
+    def __init__(
+        self, _loop: Any, _identity: Any, peer_id: int, urls: Any, own_urls: Any, _owner: Any, _tls: Any
+    ) -> None:
         self.peer_id = peer_id
         self.own_urls = own_urls
         self.urls = [tuple(urls)]

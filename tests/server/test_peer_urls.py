@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from helpers.certificates import Authority
 from peers_support import ME, PEER, PEERS, FakeHost
 from trio import until
 
@@ -14,6 +16,7 @@ from raftkv.api.serving import Purpose, Serving, bind
 from raftkv.config import load
 from raftkv.raft import Entry, Message, MessageType
 from raftkv.server.peers import Link, PeerService
+from raftkv.server.tls import load_tls
 
 ENTRY_BYTES = 65 << 20
 """More than other connections may leave incomplete."""
@@ -32,17 +35,25 @@ class Owner:
     def on_refused(self, peer_id: int, refusal: Exception) -> None: ...
 
 
-def test_an_append_of_any_size_passes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_append_of_any_size_passes(tmp_path: Path, scheme: str) -> None:
     """LIM-03: an entry is as large as --max-request-bytes lets requests be, and is sent whole."""
+    pair = Authority(tmp_path / "pki").server()
+    files = [
+        f"--peer-cert-file={pair.cert}",
+        f"--peer-key-file={pair.key}",
+        f"--peer-trusted-ca-file={tmp_path}/pki/ca.pem",
+    ]
 
     async def story() -> None:
         loop = asyncio.get_running_loop()
-        listen = [f"--listen-{whom}-urls=http://127.0.0.1:0" for whom in ("peer", "client")]
-        config = load([f"--data-dir={tmp_path}", "--advertise-client-urls=http://127.0.0.1:1", *listen], {})
-        host, serving = FakeHost(), Serving(loop, config, bind(config))
+        listen = [f"--listen-peer-urls={scheme}://127.0.0.1:0", "--listen-client-urls=http://127.0.0.1:0"]
+        config = load([f"--data-dir={tmp_path}", "--advertise-client-urls=http://127.0.0.1:1", *listen, *files], {})
+        tls = load_tls(config)
+        host, serving = FakeHost(), Serving(loop, config, bind(config), tls)
         copies: Any = SimpleNamespace(read=None, close=None)
         await serving.open_peers(PeerService(host, copies), no_pages)
-        link = Link(loop, PEERS, ME, serving.urls(Purpose.PEER), (), Owner())
+        link = Link(loop, PEERS, ME, serving.urls(Purpose.PEER), (), Owner(), tls.to_peers)
         link.on_tick(loop.time())
         await until(lambda: link.up)
         entries = [Entry(4, 7, data=b"x" * ENTRY_BYTES)]

@@ -181,7 +181,7 @@ ADDRESSES: Final = (
         URLS,
         "",
         Group.LISTEN,
-        "Additional addresses that serve only /health, /livez and /readyz, and do so while it starts.",
+        "Additional addresses that serve only /metrics, /health, /livez and /readyz, and do so while it starts.",
     ),
     Setting(
         "listen-peer-urls",

@@ -169,9 +169,8 @@ MONITORING: Final = (
         STRING,
         "basic",
         Group.MONITORING,
-        "extensive adds histograms of gRPC calls to /metrics.",
+        "extensive adds to /metrics how long calls take; that costs some speed.",
         choices=("basic", "extensive"),
-        idle_without=Capability.METRICS,
     ),
     Setting(
         "enable-pprof",

@@ -2,18 +2,18 @@
 
 from typing import Final
 
-from raftkv.config.capabilities import Capability
 from raftkv.config.kinds import BOOL, INT, LIST, STRING, Kind
 from raftkv.config.settings import Group, Setting
 
 TLS_VERSIONS: Final = ("TLS1.2", "TLS1.3")
 
 
-def _client(
-    name: str, kind: Kind, default: str, text: str, key: str = "", needs: Capability = Capability.CLIENT_TLS
-) -> Setting:
+_NO_CALLS_TO_ITSELF: Final = "a member of raftkv calls its own services without a connection"
+
+
+def _client(name: str, kind: Kind, default: str, text: str, key: str = "", no_effect: str = "") -> Setting:
     yaml = (f"client-transport-security.{key}",) if key else ()
-    return Setting(name, kind, default, Group.SECURITY, text, yaml=yaml, needs=needs)
+    return Setting(name, kind, default, Group.SECURITY, text, yaml=yaml, no_effect=no_effect)
 
 
 def _peer(name: str, kind: Kind, default: str, text: str, *keys: str, experimental: bool = False) -> Setting:
@@ -25,7 +25,6 @@ def _peer(name: str, kind: Kind, default: str, text: str, *keys: str, experiment
         Group.SECURITY,
         text,
         yaml=yaml,
-        needs=Capability.PEER_TLS,
         experimental=experimental,
     )
 
@@ -55,8 +54,9 @@ SECURITY: Final = (
         "",
         "Certificate for the member's own calls to itself, if it is not the server's.",
         "client-cert-file",
+        _NO_CALLS_TO_ITSELF,
     ),
-    _client("client-key-file", STRING, "", "Key of that certificate.", "client-key-file"),
+    _client("client-key-file", STRING, "", "Key of that certificate.", "client-key-file", _NO_CALLS_TO_ITSELF),
     _client(
         "auto-tls",
         BOOL,
@@ -121,7 +121,6 @@ SECURITY: Final = (
         Group.SECURITY,
         "Years that certificates made by --auto-tls and --peer-auto-tls are valid.",
         minimum=1,
-        idle_without=Capability.CLIENT_TLS,
     ),
     Setting(
         "cipher-suites",
@@ -129,7 +128,6 @@ SECURITY: Final = (
         "",
         Group.SECURITY,
         "TLS 1.2 cipher suites, by Go's names. Empty leaves the choice to OpenSSL.",
-        idle_without=Capability.CLIENT_TLS,
     ),
     Setting(
         "tls-min-version",
@@ -138,7 +136,6 @@ SECURITY: Final = (
         Group.SECURITY,
         "Oldest TLS version to accept.",
         choices=TLS_VERSIONS,
-        idle_without=Capability.CLIENT_TLS,
     ),
     Setting(
         "tls-max-version",
@@ -147,7 +144,6 @@ SECURITY: Final = (
         Group.SECURITY,
         "Newest TLS version to accept. Empty means the newest there is.",
         choices=("", *TLS_VERSIONS),
-        idle_without=Capability.CLIENT_TLS,
     ),
 )
 

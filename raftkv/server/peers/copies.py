@@ -18,9 +18,11 @@ import google_crc32c
 from raftkv.backend import BackendError
 from raftkv.pb import peer_pb2
 from raftkv.rpc.codes import Code
+from raftkv.server.peers.transfers import TransferTable
 
 if TYPE_CHECKING:
     from raftkv.backend import Backend, HotCopy
+    from raftkv.histogram import Histogram
     from raftkv.rpc.service import Call
 
 _log = logging.getLogger(__name__)
@@ -35,12 +37,12 @@ KEEP_LOG_S: Final = 30.0
 
 
 class _OpenCopy:
-    __slots__ = ("copy", "ended", "reader", "reading", "received", "used_s")
+    __slots__ = ("began_s", "copy", "ended", "reader", "reading", "received", "used_s")
 
     def __init__(self, copy: HotCopy, reader: int, now: float) -> None:
         self.copy = copy
         self.reader = reader
-        self.used_s = now
+        self.began_s = self.used_s = now
         self.reading = 0
         """Reads under way in threads: the copy may not be closed."""
         self.ended = False
@@ -58,12 +60,14 @@ class Copies:
         backend: Backend,
         conf_state: Callable[[], bytes],
         on_ended: Callable[[int, bool], None],
+        durations: Histogram | None = None,
     ) -> None:
-        """`conf_state`: the encoded configuration in force now."""
+        """`conf_state`: the encoded configuration in force now. `durations`: of copies that arrived whole, seconds."""
         self._loop = loop
         self._backend = backend
         self._conf_state = conf_state
         self._on_ended = on_ended
+        self._durations = durations
         self._open: dict[int, _OpenCopy] = {}
         self._expected: dict[int, float] = {}
         """Members that were told to fetch a copy -> until when they should have begun (loop time)."""
@@ -72,6 +76,7 @@ class Copies:
         self.sent = 0
         """Copies that arrived whole."""
         self.failed = 0
+        self.transfers = TransferTable("etcd_network_snapshot_send_total_duration_seconds")
 
     def __len__(self) -> int:
         return len(self._open)
@@ -107,6 +112,7 @@ class Copies:
         self._expected.pop(reader, None)
         copy_id = secrets.randbits(64) or 1
         self._open[copy_id] = _OpenCopy(copy, reader, self._loop.time())
+        self.transfers.of(reader).under_way += 1
         fields = {"for": f"{reader:x}", "size_bytes": copy.size_bytes, "index": copy.consistent_index}
         _log.info("a copy of the store is being read", extra={"kv": fields})
         answer = peer_pb2.OpenCopyResponse(
@@ -170,11 +176,18 @@ class Copies:
     def _end(self, copy_id: int, received: bool | None) -> None:
         """`received` None: the reader begins anew, so nothing has ended for it."""
         opened = self._open.pop(copy_id)
+        transfers = self.transfers.of(opened.reader)
+        transfers.under_way -= 1
         if received:
             self.sent += 1
+            transfers.succeeded += 1
+            transfers.durations.observe(self._loop.time() - opened.began_s)
+            if self._durations is not None:
+                self._durations.observe(self._loop.time() - opened.began_s)
             self._kept.append((self._loop.time() + KEEP_LOG_S, opened.copy.consistent_index))
         else:
             self.failed += 1
+            transfers.failed += 1
         opened.copy.close()
         if received is not None:
             self._on_ended(opened.reader, received)

@@ -20,6 +20,7 @@ from raftkv.server.peers.link import peer_channel
 from raftkv.server.peers.protocol import CLOSE_COPY, OPEN_COPY, READ_COPY, PeerCallError, error_of
 
 if TYPE_CHECKING:
+    from raftkv.rpc.tls import Tls
     from raftkv.server.peers.protocol import Identity
 
 PIECE_BYTES: Final = 256 << 10
@@ -63,13 +64,14 @@ async def fetch_copy(
     min_index: int,
     begin: Begin,
     progress: Progress | None = None,
+    tls: Tls | None = None,
 ) -> CopyFacts:
-    """Fetch a whole copy from the member at `url`; returns once the last piece was written.
+    """Fetch a whole copy from the member at `url` (`tls`: if it is https); returns once the last piece was written.
 
     The giver keeps its copy until `fetch_copy` returns, and is told whether all of it arrived. Raises PeerCallError
     when it cannot be had, and whatever `begin` and `write` raise.
     """
-    channel = peer_channel(asyncio.get_running_loop(), url)  # its own: heartbeats do not wait behind the store
+    channel = peer_channel(asyncio.get_running_loop(), url, tls=tls)  # its own: heartbeats do not wait behind it
     fetch = _Fetch(channel, identity.metadata(peer_id), progress)
     try:
         return await fetch.run(min_index, begin)

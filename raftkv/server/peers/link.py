@@ -7,12 +7,14 @@ to the cluster. What is sent while there is no connection is lost, and the sende
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from urllib.parse import urlsplit
 
+from raftkv.config import Url
+from raftkv.metrics import new_histogram
 from raftkv.pb import peer_pb2
 from raftkv.rpc.channel import Channel, ChannelState
 from raftkv.rpc.codes import Code
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from raftkv.raft import Message
     from raftkv.rpc.client_call import OnDone, StreamCall
+    from raftkv.rpc.tls import Tls
     from raftkv.server.peers.protocol import Identity
 
 _log = logging.getLogger(__name__)
@@ -51,19 +54,33 @@ PEER_LIMITS: Final = Limits(recv_window_bytes=8 * MIB, stream_high_bytes=8 * MIB
 """Windows for a batch of entries on a network with some way to go. Probes take the place of pings."""
 
 
-def peer_channel(loop: asyncio.AbstractEventLoop, url: str, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> Channel:
-    """A connection to the member that listens at this peer URL."""
-    parts = urlsplit(url)
+def peer_channel(
+    loop: asyncio.AbstractEventLoop, url: str, connect_timeout_s: float = CONNECT_TIMEOUT_S, *, tls: Tls | None = None
+) -> Channel:
+    """A connection to the member that listens at this peer URL. `tls`: for https; None: whom the system trusts.
+
+    Raises ValueError for what is no URL: the member list may hold what a member of another version has written.
+    """
+    target = Url.parse(url)
     return Channel(
         loop,
-        parts.hostname or "",
-        parts.port or 0,
+        target.host,
+        target.port,
+        path=target.path,
+        tls=None if not target.is_tls else tls or _system_tls(),
         user_agent="raftkv-peer",
         limits=PEER_LIMITS,
         connect_timeout_s=connect_timeout_s,
         backoff_first_s=BACKOFF_FIRST_S,
         backoff_max_s=BACKOFF_MAX_S,
     )
+
+
+@functools.cache
+def _system_tls() -> Tls:
+    from raftkv.rpc.tls import TlsSettings, client_tls
+
+    return client_tls(TlsSettings())
 
 
 class LinkOwner(Protocol):
@@ -92,7 +109,9 @@ class Link:
         urls: Sequence[str],
         own_urls: Sequence[str],
         owner: LinkOwner,
+        tls: Tls | None = None,
     ) -> None:
+        """`tls`: for peer URLs that are https, see `peer_channel`."""
         self.peer_id: Final = peer_id
         self.urls = tuple(urls)
         self.up_since_s: float | None = None
@@ -100,6 +119,7 @@ class Link:
         self.rtt_s: float | None = None
         """The last round trip; None before the first."""
         self.mean_rtt_s = 0.0
+        self.round_trips = new_histogram("etcd_network_peer_round_trip_time_seconds")
         self._recent_rtt_s: deque[float] = deque(maxlen=RECENT_TRIPS)
         self.version = ""
         """What the peer said it is."""
@@ -110,6 +130,7 @@ class Link:
         self._loop = loop
         self._metadata: Final = identity.metadata(peer_id, own_urls)
         self._owner = owner
+        self._tls = tls
         self._turn = 0
         """Which of the URLs is tried."""
         self._channel: Channel | None = None
@@ -189,13 +210,14 @@ class Link:
         self._drop_connection()
 
     def _open(self, now: float) -> None:
-        if urlsplit(self.url).scheme != "http":
-            self._turn += 1  # TLS and Unix sockets between members are not there yet
-            self._report_now_and_then(now)
-            return
         channel = self._channel
         if channel is None:
-            channel = self._channel = peer_channel(self._loop, self.url)
+            try:
+                channel = self._channel = peer_channel(self._loop, self.url, tls=self._tls)
+            except ValueError:  # written by a member that knows more kinds of URLs
+                self._turn += 1
+                self._report_now_and_then(now)
+                return
         if channel.state is ChannelState.BACKING_OFF:
             self._report_now_and_then(now)
             if len(self.urls) > 1:  # the others may work
@@ -210,6 +232,8 @@ class Link:
         self._next_report_s = now + REPORT_EVERY_S
         since_s = round(now - self._began_s)
         fields = {"peer": f"{self.peer_id:x}", "urls": list(self.urls), "for_s": since_s}
+        if self._channel is not None:
+            fields["reason"] = self._channel.failure
         _log.warning("a member cannot be reached", extra={"kv": fields})
 
     def _drop_connection(self) -> None:
@@ -263,6 +287,7 @@ class Link:
             self.version = peer_pb2.ProbeResponse.FromString(response).version
             self.rtt_s = perf_counter() - sent_s
             self._recent_rtt_s.append(self.rtt_s)
+            self.round_trips.observe(self.rtt_s)
             self.mean_rtt_s += (self.rtt_s - self.mean_rtt_s) * (RTT_WEIGHT if self.mean_rtt_s else 1.0)
         elif code is Code.DEADLINE_EXCEEDED and self._stream is not None:
             fields = {"peer": f"{self.peer_id:x}", "after_s": PROBE_TIMEOUT_S}

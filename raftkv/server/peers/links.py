@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from raftkv.membership import Member
     from raftkv.raft import Message
+    from raftkv.rpc.tls import Tls
     from raftkv.server.peers.protocol import Identity
 
 _log = logging.getLogger(__name__)
@@ -44,12 +45,14 @@ class Links:
         identity: Identity,
         own_urls: Callable[[], Sequence[str]],
         owner: LinksOwner,
+        tls: Tls | None = None,
     ) -> None:
-        """`own_urls`: where this member listens for others, as the member list has it now."""
+        """`own_urls`: where this member listens for others, as the member list has it now. `tls`: for https."""
         self._loop = loop
         self._identity = identity
         self._own_urls = own_urls
         self._owner = owner
+        self._tls = tls
         self._links: dict[int, Link] = {}
         self._leaving: dict[int, float] = {}
         """Removed members -> when their links close (loop time)."""
@@ -78,7 +81,7 @@ class Links:
                 self._leaving.setdefault(member_id, self._loop.time() + LINGER_S)
 
     def _new_link(self, member_id: int, urls: Sequence[str]) -> Link:
-        return Link(self._loop, self._identity, member_id, urls, self._own_urls(), self._owner)
+        return Link(self._loop, self._identity, member_id, urls, self._own_urls(), self._owner, self._tls)
 
     def meet(self, member_id: int, urls: Sequence[str]) -> None:
         """Somebody of this cluster speaks to us whom we do not know yet. It may be the leader, which was added while we

@@ -15,6 +15,7 @@ from raftkv.raft import BadMessage, MessageType
 from raftkv.rpc.codes import Code
 from raftkv.rpc.service import Service
 from raftkv.server.peers import protocol
+from raftkv.server.peers.transfers import MAX_MEMBERS
 from raftkv.wire import WireError
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class PeerService:
         self._copies = copies
         self._streams: dict[MessageReceiver, None] = {}
         self.received_bytes = 0
+        self.received_from: dict[int, int] = {}
+        """Member -> bytes of messages; bounded by MAX_MEMBERS."""
+        self.malformed_from: dict[int, int] = {}
+        """Member -> messages that made no sense; bounded likewise."""
 
     def service(self) -> Service:
         copies = self._copies
@@ -163,6 +168,7 @@ class PeerService:
     def deliver(self, sender: int, data: bytes) -> None:
         """Raises WireError and BadMessage."""
         self.received_bytes += len(data)
+        _add(self.received_from, sender, len(data))
         message = protocol.unseal(data)
         if message.sender != sender:
             raise BadMessage(f"member {sender:x} sent a message of {message.sender:x}")
@@ -198,6 +204,7 @@ class MessageReceiver:
         try:
             self._service.deliver(self.sender, data)
         except (WireError, BadMessage) as damage:
+            _add(self._service.malformed_from, self.sender, 1)
             # The rest of the stream is not to be trusted either. A new one begins between two messages.
             fields = {"peer": f"{self.sender:x}", "error": str(damage)}
             _log.warning("a malformed message of a member; its stream is ended", extra={"kv": fields})
@@ -216,6 +223,12 @@ class MessageReceiver:
         self._service.closed(self)
 
     def on_writable(self) -> None: ...
+
+
+def _add(counts: dict[int, int], member_id: int, count: int) -> None:
+    """Who is one too many is not counted: a caller may claim any id."""
+    if member_id in counts or len(counts) < MAX_MEMBERS:
+        counts[member_id] = counts.get(member_id, 0) + count
 
 
 def caller_of(call: Call) -> int:
