@@ -103,10 +103,10 @@ TABLE: Final = (
         diverges=matches.etcd_wrote,
     ),
     Known(
-        "nested-rights",
+        "rights-in-txn",
         "TXN-64",
-        "such an etcd does not ask for the rights that nested transactions need",
-        matches.nested_rights,
+        "such an etcd asks neither for the rights that nested transactions need nor for those of prev_kv and leases",
+        matches.rights_in_txn,
         before=(3, 6),
         diverges=matches.etcd_wrote,
     ),

@@ -12,6 +12,8 @@ from differ.client import Moment
 from differ.compare import ABSENT, Difference, Finding
 from differ.ops import Call, Fields, Op, Rev, WatchCreate
 
+from raftkv.pb import rpc_pb2
+
 
 def _request(finding: Finding) -> Any:
     return finding.facts.get("request")
@@ -74,12 +76,17 @@ def promotion_by_a_follower(finding: Finding, difference: Difference) -> bool:
     return is_forwarded and difference.path in _REFUSAL and texts == expected
 
 
-def nested_rights(finding: Finding, difference: Difference) -> bool:
+def rights_in_txn(finding: Finding, difference: Difference) -> bool:
     texts = [each.raftkv for each in finding.differences if each.path == "text"]
     if not _is(finding, "KV.Txn") or difference.path not in _REFUSAL or texts != ["etcdserver: permission denied"]:
         return False
     request = _request(finding)
-    return any(op.HasField("request_txn") for op in (*request.success, *request.failure))
+    return any(map(_needs_more_than_its_keys, (*request.success, *request.failure)))
+
+
+def _needs_more_than_its_keys(op: rpc_pb2.RequestOp) -> bool:
+    put = op.request_put
+    return op.HasField("request_txn") or put.prev_kv or bool(put.lease) or op.request_delete_range.prev_kv
 
 
 def etcd_wrote(finding: Finding) -> bool:
