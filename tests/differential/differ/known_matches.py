@@ -11,7 +11,6 @@ from typing import Any, Final
 from differ.client import Moment
 from differ.compare import ABSENT, Difference, Finding
 from differ.ops import Call, Fields, Op, Rev, WatchCreate
-
 from raftkv.pb import rpc_pb2
 
 
