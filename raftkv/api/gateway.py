@@ -11,6 +11,7 @@ import base64
 import binascii
 from collections import deque
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qs
 
@@ -44,6 +45,11 @@ MAX_WAITING_TEXTS: Final = 1000
 """Of a WebSocket whose client sends faster than it reads. Beyond: RESOURCE_EXHAUSTED."""
 
 _METADATA: Final = "grpc-metadata-"
+_TEXT: Final = ("content-type", "text/plain; charset=utf-8")
+_IGNORED_NAME: Final = (
+    b"The name in this client's certificate is not taken for a user by the JSON gateway: send a token "
+    b"(/v3/auth/authenticate) over a connection whose certificate names nobody, or call over gRPC.\n"
+)
 _TOO_FAST: Final = "too many messages that wait for their answers to be read"
 
 
@@ -63,6 +69,9 @@ class Gateway:
         path, _, query = exchange.target.partition("?")
         if path.startswith(_OLD_PREFIX):  # H-23
             path = "/v3/" + path[len(_OLD_PREFIX) :]
+        if exchange.tls_common_name and self._certificates_name_users():
+            exchange.respond(HTTPStatus.BAD_REQUEST, [_TEXT, *headers], _IGNORED_NAME)
+            return
         binding = BINDINGS.get(path)
         if binding is None:
             respond_error(exchange, headers, Code.NOT_FOUND, "Not Found")
@@ -81,6 +90,10 @@ class Gateway:
             respond_error(exchange, headers, Code.INVALID_ARGUMENT, str(error))  # H-31
         except BadRequest as refusal:
             respond_error(exchange, headers, *refusal.args)
+
+    def _certificates_name_users(self) -> bool:
+        """Over gRPC, that is. Here they do not, and a client that counts on it had better be told (AU-62)."""
+        return self._node.config.client_tls.client_cert_auth and self._node.auth.enabled
 
     # --- one message --------------------------------------------------------------------------------------------------
 

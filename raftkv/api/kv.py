@@ -200,7 +200,7 @@ class KV:
 class LongRange:
     """A range that is read in slices on a snapshot of its own. The header's revision is that of the snapshot (G-13)."""
 
-    __slots__ = ("_call", "_context", "_header", "_pin", "_scan")
+    __slots__ = ("_call", "_context", "_header", "_pin", "_scan", "_started_s")
 
     def __init__(self, context: ApiContext, call: Call, header: bytes, scan: RangeScan, pin: ReadPin) -> None:
         self._context = context
@@ -208,6 +208,7 @@ class LongRange:
         self._header = header
         self._scan = scan
         self._pin = pin
+        self._started_s = context.node.now()
 
     def step(self) -> bool:
         if self._call.cancelled:  # nobody waits: let the snapshot's pages go (RNG-20)
@@ -216,7 +217,9 @@ class LongRange:
         if not self._scan.step():
             return True
         self._pin.close()
+        node = self._context.node
+        node.slow_requests.note("reads", 1, node.now() - self._started_s)
         # The rights may have changed while it was read (AU-49).
-        if self._context.permits(self._call, self._context.node.auth.check_identity):
+        if self._context.permits(self._call, node.auth.check_identity):
             self._call.reply(self._header + self._scan.result().body)
         return False

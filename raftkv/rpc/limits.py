@@ -65,7 +65,7 @@ class Limits(NamedTuple):
     """An idle connection is pinged after this long; 0 never (G-41)."""
 
     keepalive_timeout_s: float = 20.0
-    """A ping not answered for this long ends the connection (G-41)."""
+    """A ping not answered for this long ends the connection; 0 sends none (G-41)."""
 
     idle_http_timeout_s: float = 120.0
     """An HTTP/1.1 connection without a request is closed after this long."""

@@ -102,7 +102,7 @@ class ServerConnection(Http2Connection[ServerStream]):
         if self._drain_began_at is not None and now - self._drain_began_at >= DRAIN_ROUND_TRIP_S:
             self._stop_accepting()
         interval_s = self.limits.keepalive_interval_s
-        if not interval_s:
+        if not interval_s or not self.limits.keepalive_timeout_s:
             return
         if self._keepalive_sent_at is not None:
             if self.last_received_at >= self._keepalive_sent_at:

@@ -23,6 +23,7 @@ from raftkv.pb import rpc_pb2
 from raftkv.raft import Entry
 from raftkv.rpc.codes import Code
 from raftkv.server.durations import Durations
+from raftkv.server.slow_requests import SlowRequests
 
 MEMBER_ID, CLUSTER_ID, TERM = 7, 8, 3
 
@@ -86,6 +87,11 @@ class FakeNode:
         self.compactor = SimpleNamespace(when_finished=self._when_finished)
         self.compaction_waiters: list[Callable[[], None]] = []
         self.durations = Durations()
+        self.slow_requests = SlowRequests(0.3)
+        self.clock_s = 100.0
+
+    def now(self) -> float:
+        return self.clock_s
 
     def _add_slice(self, task: Any) -> None:
         self.tasks.append(task)

@@ -113,10 +113,12 @@ class Bench:
             ]
         )
         node: Any = SimpleNamespace(
-            config=SimpleNamespace(max_recv_bytes=1000),
+            config=SimpleNamespace(max_recv_bytes=1000, client_tls=SimpleNamespace(client_cert_auth=False)),
+            auth=SimpleNamespace(enabled=False),
             loop=self.loop,
             slices=SimpleNamespace(add=self.tasks.append),
         )
+        self.node = node
         self.gateway = Gateway(node, with_client_version_checked(routes), self.stats)
 
     def _raise(self, _call: Call, _message: bytes) -> None:

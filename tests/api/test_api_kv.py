@@ -164,6 +164,15 @@ def test_a_long_range_answers_from_its_snapshot_and_lets_it_go(fake_node: FakeNo
     assert [item.key for item in response.kvs] == [b"%d" % digit for digit in range(small_slices)]
     assert (response.count, response.header.revision) == (small_slices, small_slices + 1)
     assert fake_node.backend.pin_count == 0
+    assert fake_node.slow_requests.total == 0
+
+
+def test_a_range_that_took_long_is_told(fake_node: FakeNode, kv: KV, small_slices: int) -> None:
+    """G-59."""
+    ask(kv.range, ALL)
+    fake_node.clock_s += 0.4
+    fake_node.run_slices()
+    assert fake_node.slow_requests.total == 1
 
 
 def test_a_long_range_that_nobody_waits_for_lets_its_snapshot_go(

@@ -210,6 +210,18 @@ def test_a_call_that_came_through_the_gateway_says_so(bench: Bench) -> None:
     assert call.tls_common_name is None
 
 
+@pytest.mark.parametrize(("verified", "auth"), [(True, True), (True, False), (False, True)])
+def test_who_would_be_known_by_a_certificate_over_grpc_is_told(bench: Bench, verified: bool, auth: bool) -> None:
+    """AU-62: if both are on."""
+    bench.node.config.client_tls.client_cert_auth, bench.node.auth.enabled = verified, auth
+    asked = bench.ask("/v3/kv/put", f'{{"key":"{FOO}"}}')
+    if verified and auth:
+        [(status, headers, body)] = asked.answers
+        assert (status, headers["content-type"]) == (400, "text/plain; charset=utf-8")
+        assert b"/v3/auth/authenticate" in body
+    assert bool(bench.calls) == (not (verified and auth))
+
+
 def test_metadata_that_is_no_text_is_refused(bench: Bench) -> None:
     """G-24."""
     status, error = bench.ask("/v3/kv/put", grpc_metadata_client_api_version="\xff").answer()
