@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
     from raftkv.backend import HotCopy
     from raftkv.rpc.service import Call
 
+_log = logging.getLogger(__name__)
+
 PIECE_BYTES: Final = 1 << 20
 """Read and hashed at once, in the thread."""
 BLOB_BYTES: Final = 32 << 10
 """Most in one message (MT-10)."""
+SLOW_S: Final = 30.0
 
 
 class SnapshotStream:
@@ -73,12 +77,18 @@ class SnapshotStream:
         piece = reading.result()
         if not piece:
             self._send_blob(self._hash.digest(), 0)
-            self._context.node.durations.snapshot.observe(perf_counter() - self._began_s)
+            self._note_duration(perf_counter() - self._began_s)
             self._call.finish()
         elif self._send_piece(piece):
             self._read()
         else:
             self._waits_for_client = True
+
+    def _note_duration(self, took_s: float) -> None:
+        self._context.node.durations.snapshot.observe(took_s)
+        if took_s > SLOW_S:  # MT-15
+            fields = {"took_s": round(took_s), "size_bytes": self._offset}
+            _log.warning("a snapshot took long; its pages could not be used again meanwhile", extra={"kv": fields})
 
     def _send_piece(self, piece: bytes) -> bool:
         assert self._copy is not None
