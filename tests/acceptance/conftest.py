@@ -76,7 +76,7 @@ def new_cluster(
         def make(size: int = 3, *flags: str) -> Cluster:
             cluster = Cluster(subject_program, tmp_path_factory.mktemp("acceptance"), size, flags)
             request.node.stash.setdefault(_clusters, []).append(cluster)
-            stack.callback(cluster.end)
+            stack.callback(cluster.discard)
             return cluster.start()
 
         yield make
@@ -91,7 +91,7 @@ def _shared(subject_program: Program, tmp_path_factory: pytest.TempPathFactory) 
             for size in (1, 3)
         )
         for cluster in (lone, three):
-            stack.callback(cluster.end)
+            stack.callback(cluster.discard)
             cluster.start()
         places = {"alone": lone.members[0], "follower of three": three.followers()[0]}
         yield {place: Client(stack.enter_context(connect(member.endpoint))) for place, member in places.items()}

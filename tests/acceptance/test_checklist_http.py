@@ -51,7 +51,7 @@ def leader_of_three(subject_program: Program, tmp_path_factory: pytest.TempPathF
             when_healthy(lambda: leader.client.add_member(follower.peer_url))
         yield cluster
     finally:
-        cluster.end()
+        cluster.discard()
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def _three(subject_program: Program, tmp_path_factory: pytest.TempPathFactory) -
     try:
         yield cluster.start()
     finally:
-        cluster.end()
+        cluster.discard()
 
 
 @pytest.fixture(scope="module")

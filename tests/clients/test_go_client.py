@@ -81,7 +81,7 @@ def test_go_client_goes_to_the_members_that_live(
         print(cluster.logs())
         raise
     finally:
-        cluster.end()
+        cluster.discard()
 
 
 def test_go_client_with_users_and_roles(play: Play, auth_server: Server) -> None:

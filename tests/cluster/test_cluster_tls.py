@@ -27,7 +27,7 @@ def secure_cluster(subject_program: Program, tmp_path_factory: pytest.TempPathFa
 
         def make(*flags: str) -> SecureCluster:
             cluster = SecureCluster(subject_program, tmp_path_factory.mktemp("cluster"), 3, flags)
-            stack.callback(cluster.end)
+            stack.callback(cluster.discard)
             return cluster
 
         yield make
@@ -148,7 +148,7 @@ def test_tls_08_members_with_certificates_of_their_own(
         assert all((each / "cert.pem").exists() and (each / "key.pem").exists() for each in made)
         assert len({(each / "cert.pem").read_bytes() for each in made}) == 3
     finally:
-        cluster.end()
+        cluster.discard()
 
 
 def _raftkv(*words: object) -> None:

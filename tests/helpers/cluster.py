@@ -191,6 +191,12 @@ class Cluster:
         for member in self.members:
             member.end()
 
+    def discard(self) -> None:
+        """End, and leave the logs alone: members preallocate, and the data of a whole run would fill a disk."""
+        self.end()
+        for data in self.directory.glob("*/data"):
+            shutil.rmtree(data, ignore_errors=True)
+
     # who is who
 
     def serving(self) -> list[Member]:

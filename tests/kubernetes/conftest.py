@@ -53,7 +53,7 @@ def _start(program: Program, size: int, tmp_path_factory: pytest.TempPathFactory
         with KubeStore([cluster.members[0].endpoint]) as store:
             version = parse_version(store.status().version)
     except BaseException:
-        cluster.end()
+        cluster.discard()
         raise
     return Subject(cluster, serves_progress_requests(version))
 
@@ -64,7 +64,7 @@ def _shared_subject(program: Program, tmp_path_factory: pytest.TempPathFactory) 
     try:
         yield subject
     finally:
-        subject.cluster.end()
+        subject.cluster.discard()
 
 
 @pytest.fixture
@@ -120,4 +120,4 @@ def _own(
     try:
         yield subject
     finally:
-        subject.cluster.end()
+        subject.cluster.discard()

@@ -23,7 +23,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         yield made.start()
     finally:
-        made.end()
+        made.discard()
 
 
 def page_of(member: Member) -> Page:
