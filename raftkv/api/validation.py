@@ -14,7 +14,7 @@ from raftkv.api import errors
 from raftkv.api.cluster import are_peer_urls
 from raftkv.api.errors import Status
 from raftkv.api.txn_check import check_delete_range, check_put, check_range, check_txn
-from raftkv.pb import rpc_pb2
+from raftkv.pb import election_pb2, rpc_pb2
 
 
 def why_invalid(path: str, message: bytes, max_txn_ops: int) -> Status | None:
@@ -35,6 +35,11 @@ def _check_urls(request: Any, _max_txn_ops: int) -> Status | None:
     return None if are_peer_urls(request.peerURLs) else errors.BAD_URLS
 
 
+def _check_leader(request: Any, _max_txn_ops: int) -> Status | None:
+    """EL-04, EL-07."""
+    return None if request.HasField("leader") else errors.LEADER_KEY_MISSING
+
+
 def _alone(check: Callable[[Any], Status | None]) -> Callable[[Any, int], Status | None]:
     return lambda request, _max_txn_ops: check(request)
 
@@ -46,4 +51,6 @@ _CHECKS: Final[dict[str, tuple[Callable[[bytes], Any], Callable[[Any, int], Stat
     "/etcdserverpb.KV/Txn": (rpc_pb2.TxnRequest.FromString, check_txn),
     "/etcdserverpb.Cluster/MemberAdd": (rpc_pb2.MemberAddRequest.FromString, _check_urls),
     "/etcdserverpb.Cluster/MemberUpdate": (rpc_pb2.MemberUpdateRequest.FromString, _check_urls),
+    "/v3electionpb.Election/Proclaim": (election_pb2.ProclaimRequest.FromString, _check_leader),
+    "/v3electionpb.Election/Resign": (election_pb2.ResignRequest.FromString, _check_leader),
 }

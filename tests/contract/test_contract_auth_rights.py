@@ -480,6 +480,15 @@ def test_what_a_request_says_comes_before_whose_it_is(
             ask(client)
 
 
+@pytest.mark.parametrize("method", ["Proclaim", "Resign"])
+def test_an_election_needs_a_leader_key_of_whomever(guarded: Guarded, method: str) -> None:
+    """EL-04, EL-07."""
+    request = election_pb2.ProclaimRequest() if method == "Proclaim" else election_pb2.ResignRequest()
+    for client in (guarded.nobody, saying(guarded.nobody, ("token", "of nobody.1"))):
+        with refused((Code.UNKNOWN, '"leader" field must be provided')):
+            getattr(client.calls.Election, method)(request, timeout=TIMEOUT_S)
+
+
 def test_health_asks_nobody(guarded: Guarded) -> None:
     """H-45: not even for a token that stands for somebody."""
     for client in (guarded.nobody, saying(guarded.nobody, ("token", "of nobody.1"))):

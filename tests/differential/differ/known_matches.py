@@ -77,10 +77,14 @@ def promotion_by_a_follower(finding: Finding, difference: Difference) -> bool:
 
 def rights_in_txn(finding: Finding, difference: Difference) -> bool:
     texts = [each.raftkv for each in finding.differences if each.path == "text"]
-    if not _is(finding, "KV.Txn") or difference.path not in _REFUSAL or texts != ["etcdserver: permission denied"]:
+    if not _is(finding, "KV.Txn") or difference.path not in _REFUSAL or not _is_denial(texts):
         return False
     request = _request(finding)
     return any(map(_needs_more_than_its_keys, (*request.success, *request.failure)))
+
+
+def _is_denial(texts: list[Any]) -> bool:
+    return texts in (["etcdserver: permission denied"], ["etcdserver: user name is empty"])
 
 
 def _needs_more_than_its_keys(op: rpc_pb2.RequestOp) -> bool:
