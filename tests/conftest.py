@@ -4,6 +4,7 @@ RAFTKV_TEST_SUBJECT=etcd puts the real etcd in raftkv's place: that is how the t
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:  # grpcio is loaded only by tests that start a server
     from helpers.processes import Program, Server
 
 pytest_plugins = ["helpers.rule_report"]
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A run in the background of a shell: what tests start would inherit that, and could not be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def subject_kind() -> str:

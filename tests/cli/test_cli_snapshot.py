@@ -203,7 +203,7 @@ def test_save_status_restore_serve(raftkv_server: Server, tmp_path: Path) -> Non
     assert status.returncode == 0, status.stderr
     fields = json.loads(status.stdout)
     assert fields | {"hash": 0} == {"hash": 0, "revision": 6, "totalKey": 5, "totalSize": size, "version": "3.6.0"}
-    raftkv_server.stop()
+    raftkv_server.terminate()
     raftkv_server.data_dir.rename(tmp_path / "old")
     restored = snapshot_command(
         "restore",

@@ -49,6 +49,7 @@ def transaction(_etcd3gw: ModuleType, client: Any) -> None:
         "success": [{"request_put": {"key": key, "value": b64("new")}}, {"request_range": {"key": key}}],
         "failure": [{"request_delete_range": {"key": key}}],
     }
+    client.delete("g/txn")  # another client's, on the same server
     made = client.transaction(request)
     assert made["succeeded"] is True
     assert made["responses"][1]["response_range"]["kvs"][0]["value"] == b64("new")

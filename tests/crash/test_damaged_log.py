@@ -125,7 +125,8 @@ def test_second_process_on_the_data_directory_is_refused_by_name(raftkv_server: 
         with pytest.raises(ServerNotServingError, match=r"exit code [1-9]"):
             second.start()
     finally:
-        second.stop()
+        if second.is_running():
+            second.kill9()
     assert str(raftkv_server.data_dir) in second.log_text()
     history = History()
     _load_again(raftkv_server, history)
