@@ -34,6 +34,7 @@ from raftkv.wal import ORIGIN, LogPosition, Wal, WalContents, WalCorruptError, W
 from raftkv.wire import encode_conf_state
 
 if TYPE_CHECKING:
+    from raftkv.backend import Tables, WriteTxn
     from raftkv.config import Config
 
 _log = logging.getLogger(__name__)
@@ -234,22 +235,7 @@ def _make(config: Config, store_dir: Path, founding: Founding) -> None:
     # One member alone counts from entry 1; so did every version of raftkv.
     base = GENESIS if len(founding.members) > 1 and not founding.joins else ORIGIN
     backend = Backend.open(store_dir)
-    txn, tables = backend.begin_write(), backend.tables
-    members = Members(tables)
-    for each in founding.members:
-        members.add(txn, each)
-    for removed_id in founding.removed:
-        txn.put(pack_u64(removed_id), b"", db=tables.members_removed)
-    voters = () if founding.joins else tuple(each.id for each in founding.members)
-    meta = {
-        Meta.CONF_STATE: encode_conf_state(ConfState(voters=voters)),
-        Meta.CLUSTER_ID: pack_u64(founding.cluster_id),
-        Meta.MEMBER_ID: pack_u64(founding.member_id),
-        Meta.STORAGE_VERSION: STORAGE_VERSION.encode("ascii"),
-        Meta.CONSISTENT_INDEX: pack_consistent_index(base.index, base.term),
-    }
-    for key, value in meta.items():
-        txn.put(key, value, db=tables.meta)
+    write_founding(backend.begin_write(), backend.tables, founding, base)
     backend.commit()
     backend.close()  # durable before the log
     ids = Ids(founding.member_id, founding.cluster_id, secrets.randbits(64) or 1)
@@ -262,6 +248,27 @@ def _make(config: Config, store_dir: Path, founding: Founding) -> None:
         "joins": founding.joins,
     }
     _log.info("made a new member", extra={"kv": fields})
+
+
+def write_founding(txn: WriteTxn, tables: Tables, founding: Founding, base: LogPosition) -> ConfState:
+    """Whose the store is: members, ids, and consensus' configuration, which is returned, as of the position behind
+    which the log begins. The members' tables are empty."""
+    members = Members(tables)
+    for each in founding.members:
+        members.add(txn, each)
+    for removed_id in founding.removed:
+        txn.put(pack_u64(removed_id), b"", db=tables.members_removed)
+    conf_state = ConfState(voters=() if founding.joins else tuple(each.id for each in founding.members))
+    meta = {
+        Meta.CONF_STATE: encode_conf_state(conf_state),
+        Meta.CLUSTER_ID: pack_u64(founding.cluster_id),
+        Meta.MEMBER_ID: pack_u64(founding.member_id),
+        Meta.STORAGE_VERSION: STORAGE_VERSION.encode("ascii"),
+        Meta.CONSISTENT_INDEX: pack_consistent_index(base.index, base.term),
+    }
+    for key, value in meta.items():
+        txn.put(key, value, db=tables.meta)
+    return conf_state
 
 
 def _report_log(contents: WalContents) -> None:

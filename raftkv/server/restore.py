@@ -26,16 +26,13 @@ from raftkv.backend import Backend, DamagedError, Expected, Meta, ReceivedStore,
 from raftkv.backend.checkpoint import sync_directory
 from raftkv.backend.datadir import make_directory
 from raftkv.backend.saved_store import check_by_reading
-from raftkv.backend.schema import pack_consistent_index, pack_u64, unpack_u64
+from raftkv.backend.schema import pack_u64, unpack_u64
 from raftkv.backend.snapshot_file import TAKE_ANOTHER, open_snapshot, store_pieces
 from raftkv.config import StartError
 from raftkv.config.bootstrap import verify_bootstrap
-from raftkv.membership import Members
 from raftkv.mvcc import Store
-from raftkv.raft import ConfState
-from raftkv.server.bootstrap import GENESIS, DirectoryLock, Ids
+from raftkv.server.bootstrap import GENESIS, DirectoryLock, Ids, write_founding
 from raftkv.server.joining import found_cluster
-from raftkv.version import STORAGE_VERSION
 from raftkv.wal import Wal
 from raftkv.wire import encode_conf_state
 
@@ -219,22 +216,11 @@ def _replace_members(txn: WriteTxn, backend: Backend, founding: Founding, revisi
     tables = backend.tables
     for table in (tables.members, tables.members_removed):
         txn.drop(table, delete=False)
-    members = Members(tables)
-    for each in founding.members:
-        members.add(txn, each)
-    conf_state = encode_conf_state(ConfState(voters=tuple(each.id for each in founding.members)))
     old_index = txn.get(Meta.CONSISTENT_INDEX, bytes(16), tables.meta)
     old_hash = unpack_u64(txn.get(Meta.STATE_HASH, bytes(8), tables.meta))
+    conf_state = encode_conf_state(write_founding(txn, tables, founding, GENESIS))
     # Not zero, as a new cluster has: members restored from different snapshots must notice that they differ.
     state_hash = mix(old_hash, GENESIS.index, GENESIS.term, revision, (), ((revision, old_index + conf_state),))
-    meta = {
-        Meta.CONF_STATE: conf_state,
-        Meta.CLUSTER_ID: pack_u64(founding.cluster_id),
-        Meta.MEMBER_ID: pack_u64(founding.member_id),
-        Meta.STORAGE_VERSION: STORAGE_VERSION.encode("ascii"),
-        Meta.CONSISTENT_INDEX: pack_consistent_index(GENESIS.index, GENESIS.term),
-        Meta.STATE_HASH: pack_u64(state_hash),
-        Meta.LOG_CREATED: b"\x01",  # the log comes next; until then a start must take it for lost
-    }
-    for key, value in meta.items():
-        txn.put(key, value, db=tables.meta)
+    txn.put(Meta.STATE_HASH, pack_u64(state_hash), db=tables.meta)
+    # The log comes next; until then a start must take it for lost.
+    txn.put(Meta.LOG_CREATED, b"\x01", db=tables.meta)
