@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 from client_table import RecordClient
-from helpers.processes import clean_environment
+from helpers.processes import RAFTKV, Server, clean_environment
 
 _SCENARIO_LIMIT_S: Final = 120
 
@@ -41,6 +41,26 @@ def player(
         assert result["checked"]
 
     return run
+
+
+def play_restart(play: Play, server: Server, scenario: str = "reconnect") -> None:
+    # etcd 3.5.1 may lose acknowledged writes when it is killed (fixed in 3.5.3, etcd pull request 13908).
+    stop = server.kill9 if server.program == RAFTKV else server.terminate
+    play(scenario, "watch and lease over a restart", [server.endpoint], stop=stop, start=server.start)
+
+
+def check_it_can_fail(
+    command: Sequence[str], server: Server, scenario: str = "reconnect", complaint: str = "nobody did: stop"
+) -> None:
+    """A scenario that does not exist, and one in which nobody does what it asks for, end the program with an error."""
+    nobody = subprocess.DEVNULL
+    for arguments, said in ((["nothing", "x"], "usage"), ([scenario, server.endpoint], complaint)):
+        done = subprocess.run(
+            [*command, *arguments], stdin=nobody, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode != 0
+        assert said in done.stderr
+        assert "checked" not in done.stdout
 
 
 def play(

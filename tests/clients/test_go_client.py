@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import go_program
 import pytest
-from client_program import Play, player
+from client_program import Play, check_it_can_fail, play_restart, player
 from client_table import RecordClient
 from helpers.cluster import Cluster
 from helpers.processes import RAFTKV, Program, Server
@@ -54,10 +52,7 @@ def test_go_client(play: Play, client_server: Server, scenario: str) -> None:
 
 def test_go_client_lives_through_a_restart(play: Play, raftkv_server: Server) -> None:
     """W-97, L-29, L-53: the server is killed and comes back; watches go on where they were, leases are kept."""
-    # etcd 3.5.1 may lose acknowledged writes when it is killed (fixed in 3.5.3, etcd pull request 13908).
-    stop = raftkv_server.kill9 if raftkv_server.program == RAFTKV else raftkv_server.terminate
-    endpoints = [raftkv_server.endpoint]
-    play("watch-reconnect", "watch and lease over a restart", endpoints, stop=stop, start=raftkv_server.start)
+    play_restart(play, raftkv_server, "watch-reconnect")
 
 
 def test_go_client_goes_to_the_members_that_live(
@@ -91,15 +86,4 @@ def test_go_client_with_users_and_roles(play: Play, auth_server: Server) -> None
 
 def test_a_check_that_fails_ends_the_program(go_command: list[str], client_server: Server) -> None:
     """The program itself is tried: a scenario that does not exist, and one in which nobody does what it asks for."""
-    for arguments, said in ((["nothing", "x"], "usage"), (["failover", client_server.endpoint], "nobody answered")):
-        done = subprocess.run(
-            [*go_command, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode != 0
-        assert said in done.stderr
-        assert "checked" not in done.stdout
+    check_it_can_fail(go_command, client_server, "failover", "nobody answered")

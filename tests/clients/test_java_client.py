@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import java_program
 import pytest
-from client_program import Play, player
+from client_program import Play, check_it_can_fail, play_restart, player
 from client_table import RecordClient
-from helpers.processes import RAFTKV, Server
+from helpers.processes import Server
 
 _ON_ONE_SERVER = {
     "kv": "keys, ranges, compaction, errors by their texts",
@@ -42,15 +40,7 @@ def test_java_client(play: Play, client_server: Server, scenario: str) -> None:
 
 def test_java_client_lives_through_a_restart(play: Play, raftkv_server: Server) -> None:
     """L-53: the server is killed and comes back; watches go on where they were, leases are kept."""
-    # etcd 3.5.1 may lose acknowledged writes when it is killed (fixed in 3.5.3, etcd pull request 13908).
-    stop = raftkv_server.kill9 if raftkv_server.program == RAFTKV else raftkv_server.terminate
-    play(
-        "reconnect",
-        "watch and lease over a restart",
-        [raftkv_server.endpoint],
-        stop=stop,
-        start=raftkv_server.start,
-    )
+    play_restart(play, raftkv_server)
 
 
 def test_java_client_with_users_and_roles(play: Play, auth_server: Server) -> None:
@@ -59,10 +49,4 @@ def test_java_client_with_users_and_roles(play: Play, auth_server: Server) -> No
 
 def test_a_failed_check_ends_the_java_program(java_command: list[str], client_server: Server) -> None:
     """The program itself is tried: a scenario that does not exist, and one in which nobody does what it asks for."""
-    nobody = subprocess.DEVNULL
-    for arguments, said in ((["nothing", "x"], "usage"), (["reconnect", client_server.endpoint], "nobody did: stop")):
-        command = [*java_command, *arguments]
-        done = subprocess.run(command, stdin=nobody, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode != 0
-        assert said in done.stderr
-        assert "checked" not in done.stdout
+    check_it_can_fail(java_command, client_server)
