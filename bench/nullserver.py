@@ -67,7 +67,8 @@ class _NullWatch:
         self._count = 0
 
     def send(self, response: bytes) -> None:
-        self._call.send_many([response] * self._count)
+        for _ in range(self._count):
+            self._call.send(response)
 
     def on_message(self, _message: bytes) -> None:
         self._count += 1

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from raftkv.api.errors import BAD_URLS, refuse, status_of
+from raftkv.api.errors import BAD_URLS, Status, refuse, status_of
 from raftkv.apply import Kind
 from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.pb.splice import framed
@@ -60,8 +60,9 @@ class Cluster:
         request = self._context.parse(call, rpc_pb2.MemberAddRequest.FromString, message)
         if request is None:
             return
-        if not are_peer_urls(request.peerURLs):
-            refuse(call, BAD_URLS)
+        refused = check_peer_urls(request)
+        if refused is not None:
+            refuse(call, refused)
             return
         self._node.reconfiguration.add(request.peerURLs, request.isLearner, self._finish, call)
 
@@ -74,8 +75,9 @@ class Cluster:
         request = self._context.parse(call, rpc_pb2.MemberUpdateRequest.FromString, message)
         if request is None:
             return
-        if not are_peer_urls(request.peerURLs):
-            refuse(call, BAD_URLS)
+        refused = check_peer_urls(request)
+        if refused is not None:
+            refuse(call, refused)
             return
         self._context.propose(call, Kind.MEMBER_UPDATE, message, self._finish)
 
@@ -93,8 +95,12 @@ class Cluster:
         self._finish(call, result if isinstance(result, Exception) else (0, result))
 
 
-def are_peer_urls(urls: Sequence[str]) -> bool:
+def check_peer_urls(request: rpc_pb2.MemberAddRequest | rpc_pb2.MemberUpdateRequest) -> Status | None:
     """CL-20."""
+    return None if are_peer_urls(request.peerURLs) else BAD_URLS
+
+
+def are_peer_urls(urls: Sequence[str]) -> bool:
     return bool(urls) and all(map(_is_peer_url, urls))
 
 

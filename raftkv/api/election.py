@@ -10,6 +10,7 @@ from raftkv.api import errors
 from raftkv.api.claims import DEFAULT_TTL_S, if_unchanged, oldest_claim, prefix_end, prefix_of
 from raftkv.api.errors import Status, refuse
 from raftkv.api.leader_watch import LeaderWatch
+from raftkv.api.local_client import or_refuse
 from raftkv.pb import election_pb2, kv_pb2, rpc_pb2
 from raftkv.rpc.service import Service
 
@@ -59,65 +60,58 @@ class Election:
         request = self._context.parse(call, election_pb2.ProclaimRequest.FromString, message)
         if request is None:
             return
-        if not request.HasField("leader"):
-            refuse(call, errors.LEADER_KEY_MISSING)
+        refused = check_leader_key(request)
+        if refused is not None:
+            refuse(call, refused)
             return
 
-        def on_granted(answer: rpc_pb2.LeaseGrantResponse | Status) -> None:
-            if isinstance(answer, Status):
-                refuse(call, answer)
-            else:
-                self._proclaim(call, request.leader, request.value, answer.ID)
+        def on_granted(answer: rpc_pb2.LeaseGrantResponse) -> None:
+            self._proclaim(call, request.leader, request.value, answer.ID)
 
         if request.leader.lease:
             self._proclaim(call, request.leader, request.value, request.leader.lease)
         else:
-            self._local.grant(call, DEFAULT_TTL_S, on_granted)
+            self._local.grant(call, DEFAULT_TTL_S, or_refuse(call, on_granted))
 
     def _proclaim(self, call: Call, leader: election_pb2.LeaderKey, value: bytes, lease: int) -> None:
-        def on_put(answer: rpc_pb2.TxnResponse | Status) -> None:
-            if isinstance(answer, Status):
-                refuse(call, answer)
-            elif not answer.succeeded:
+        def on_put(answer: rpc_pb2.TxnResponse) -> None:
+            if not answer.succeeded:
                 refuse(call, errors.ELECTION_NOT_LEADER)
             else:
                 call.reply(election_pb2.ProclaimResponse(header=answer.header).SerializeToString())
 
         put = _Op(request_put=rpc_pb2.PutRequest(key=leader.key, value=value, lease=lease))
-        self._local.txn(call, if_unchanged(leader.key, leader.rev, put), on_put)
+        self._local.txn(call, if_unchanged(leader.key, leader.rev, put), or_refuse(call, on_put))
 
     def leader(self, call: Call, message: bytes) -> None:
         request = self._context.parse(call, election_pb2.LeaderRequest.FromString, message)
         if request is None:
             return
 
-        def on_read(answer: rpc_pb2.RangeResponse | Status) -> None:
-            if isinstance(answer, Status):
-                refuse(call, answer)
-            elif not answer.kvs:
+        def on_read(answer: rpc_pb2.RangeResponse) -> None:
+            if not answer.kvs:
                 refuse(call, errors.ELECTION_NO_LEADER)
             else:
                 call.reply(election_pb2.LeaderResponse(header=answer.header, kv=answer.kvs[0]).SerializeToString())
 
-        self._local.range(call, oldest_claim(request.name), on_read)
+        self._local.range(call, oldest_claim(request.name), or_refuse(call, on_read))
 
     def resign(self, call: Call, message: bytes) -> None:
         """EL-07: that somebody else leads by now is no error."""
         request = self._context.parse(call, election_pb2.ResignRequest.FromString, message)
         if request is None:
             return
-        if not request.HasField("leader"):
-            refuse(call, errors.LEADER_KEY_MISSING)
+        refused = check_leader_key(request)
+        if refused is not None:
+            refuse(call, refused)
             return
 
-        def on_deleted(answer: rpc_pb2.TxnResponse | Status) -> None:
-            if isinstance(answer, Status):
-                refuse(call, answer)
-            else:
-                call.reply(election_pb2.ResignResponse(header=answer.header).SerializeToString())
+        def on_deleted(answer: rpc_pb2.TxnResponse) -> None:
+            call.reply(election_pb2.ResignResponse(header=answer.header).SerializeToString())
 
         delete = _Op(request_delete_range=rpc_pb2.DeleteRangeRequest(key=request.leader.key))
-        self._local.txn(call, if_unchanged(request.leader.key, request.leader.rev, delete), on_deleted)
+        unchanged = if_unchanged(request.leader.key, request.leader.rev, delete)
+        self._local.txn(call, unchanged, or_refuse(call, on_deleted))
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
@@ -134,6 +128,11 @@ class Election:
         """Streams that lost their leader (G-21)."""
         for observer in list(self._observers):
             observer.on_tick(now)
+
+
+def check_leader_key(request: election_pb2.ProclaimRequest | election_pb2.ResignRequest) -> Status | None:
+    """EL-04, EL-07."""
+    return None if request.HasField("leader") else errors.LEADER_KEY_MISSING
 
 
 class Observer:

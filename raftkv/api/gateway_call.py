@@ -7,7 +7,7 @@ path: what is called, and with which messages, it is told.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from json.encoder import encode_basestring_ascii
 from time import monotonic
@@ -266,12 +266,6 @@ class GatewayCall:
             return True
         self.full = True
         return False
-
-    def send_many(self, messages: Iterable[bytes]) -> bool:
-        more = True
-        for message in messages:
-            more = self.send(message)
-        return more
 
     def finish(self) -> None:
         if self.done:

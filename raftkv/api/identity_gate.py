@@ -97,15 +97,23 @@ def when_identified(context: ApiContext, method: Method) -> UnaryHandler:
 
     def noted(asked: tuple[Call, bytes], found: Identity | Exception) -> None:
         call, message = asked
-        denied = _why_denied(found, need)
-        if denied is None:
-            call.identity = found
+        if _admits(context, method.path, need, call, message, found):
             handler(call, message)
-        else:
-            invalid = why_invalid(method.path, message, context.node.config.max_txn_ops)
-            refuse(call, invalid or status_of(denied))
 
     return identified
+
+
+def _admits(
+    context: ApiContext, path: str, need: Check | None, call: Call, message: bytes, found: Identity | Exception
+) -> bool:
+    """Whether the request may go on to its handler, by whose it is. False, and the call is refused: for what is wrong
+    with the request by itself, if something is."""
+    denied = _why_denied(found, need)
+    if denied is None:
+        call.identity = found
+        return True
+    refuse(call, why_invalid(path, message, context.node.config.max_txn_ops) or status_of(denied))
+    return False
 
 
 def _why_denied(found: Identity | Exception, need: Check | None) -> Exception | None:
@@ -125,17 +133,17 @@ def stream_when_identified(context: ApiContext, method: Method, call: Call, rece
 
     Streams that the client writes to identify their caller themselves, for each request anew.
     """
-    return receiver if method.path in _OPEN else _Identified(context, _need(context, method.path), call, receiver)
+    return receiver if method.path in _OPEN else _Identified(context, method.path, call, receiver)
 
 
 class _Identified:
     """Holds the request back until it is known whose it is."""
 
-    __slots__ = ("_call", "_context", "_held", "_need", "_receiver")
+    __slots__ = ("_call", "_context", "_held", "_path", "_receiver")
 
-    def __init__(self, context: ApiContext, need: Check | None, call: Call, receiver: StreamReceiver) -> None:
+    def __init__(self, context: ApiContext, path: str, call: Call, receiver: StreamReceiver) -> None:
         self._context = context
-        self._need = need
+        self._path = path
         self._call = call
         self._receiver = receiver
         self._held: deque[Callable[[], None]] | None = None
@@ -150,9 +158,9 @@ class _Identified:
 
     def _noted(self, message: bytes, found: Identity | Exception) -> None:
         held, self._held = self._held, None
-        if held is None or not self._context.note(self._call, found):
+        if held is None:
             return
-        if self._need is None or self._context.permits(self._call, self._need):
+        if _admits(self._context, self._path, _need(self._context, self._path), self._call, message, found):
             self._receiver.on_message(message)
             for each in held:
                 each()

@@ -8,10 +8,10 @@ way there and back; knows no recipe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from raftkv.api.errors import Status
+from raftkv.api.errors import Status, refuse
 from raftkv.pb import rpc_pb2
 
 if TYPE_CHECKING:
@@ -24,6 +24,18 @@ Answered: TypeAlias = Callable[[Response | Status], None]
 
 _OUTER_CALL_ONLY: Final = frozenset({"hasleader"})
 """What the client asked of its own call. A step of it that meets an election waits like any other (G-51)."""
+
+
+def or_refuse(caller: Call, then: Callable[[Response], None]) -> Answered[Response]:
+    """`then`, if there is an answer; otherwise the outer call ends as the inner one did."""
+
+    def answered(answer: Response | Status) -> None:
+        if isinstance(answer, Status):
+            refuse(caller, answer)
+        else:
+            then(answer)
+
+    return answered
 
 
 class LocalClient:
@@ -95,9 +107,6 @@ class _InnerCall:
         """It ends by its answer alone."""
 
     def send(self, message: bytes) -> bool:
-        raise AssertionError("a unary call has one answer")
-
-    def send_many(self, messages: Iterable[bytes]) -> bool:
         raise AssertionError("a unary call has one answer")
 
     def finish(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftkv.api.errors import Status, refuse
+from raftkv.api.local_client import or_refuse
 from raftkv.pb import lock_pb2, rpc_pb2
 from raftkv.rpc.service import Service
 
@@ -32,13 +32,10 @@ class Lock:
         if request is None:
             return
 
-        def on_deleted(answer: rpc_pb2.DeleteRangeResponse | Status) -> None:
-            if isinstance(answer, Status):
-                refuse(call, answer)
-            else:
-                call.reply(lock_pb2.UnlockResponse(header=answer.header).SerializeToString())
+        def on_deleted(answer: rpc_pb2.DeleteRangeResponse) -> None:
+            call.reply(lock_pb2.UnlockResponse(header=answer.header).SerializeToString())
 
-        self._claims.local.delete(call, rpc_pb2.DeleteRangeRequest(key=request.key), on_deleted)
+        self._claims.local.delete(call, rpc_pb2.DeleteRangeRequest(key=request.key), or_refuse(call, on_deleted))
 
 
 def _on_owned(call: Call, ownership: Ownership) -> None:

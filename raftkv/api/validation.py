@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from raftkv.api import errors
-from raftkv.api.cluster import are_peer_urls
+from raftkv.api.cluster import check_peer_urls
+from raftkv.api.election import check_leader_key
 from raftkv.api.errors import Status
 from raftkv.api.txn_check import check_delete_range, check_put, check_range, check_txn
 from raftkv.pb import election_pb2, rpc_pb2
@@ -30,16 +30,6 @@ def why_invalid(path: str, message: bytes, max_txn_ops: int) -> Status | None:
     return check(request, max_txn_ops)
 
 
-def _check_urls(request: Any, _max_txn_ops: int) -> Status | None:
-    """CL-20."""
-    return None if are_peer_urls(request.peerURLs) else errors.BAD_URLS
-
-
-def _check_leader(request: Any, _max_txn_ops: int) -> Status | None:
-    """EL-04, EL-07."""
-    return None if request.HasField("leader") else errors.LEADER_KEY_MISSING
-
-
 def _alone(check: Callable[[Any], Status | None]) -> Callable[[Any, int], Status | None]:
     return lambda request, _max_txn_ops: check(request)
 
@@ -49,8 +39,8 @@ _CHECKS: Final[dict[str, tuple[Callable[[bytes], Any], Callable[[Any, int], Stat
     "/etcdserverpb.KV/Put": (rpc_pb2.PutRequest.FromString, _alone(check_put)),
     "/etcdserverpb.KV/DeleteRange": (rpc_pb2.DeleteRangeRequest.FromString, _alone(check_delete_range)),
     "/etcdserverpb.KV/Txn": (rpc_pb2.TxnRequest.FromString, check_txn),
-    "/etcdserverpb.Cluster/MemberAdd": (rpc_pb2.MemberAddRequest.FromString, _check_urls),
-    "/etcdserverpb.Cluster/MemberUpdate": (rpc_pb2.MemberUpdateRequest.FromString, _check_urls),
-    "/v3electionpb.Election/Proclaim": (election_pb2.ProclaimRequest.FromString, _check_leader),
-    "/v3electionpb.Election/Resign": (election_pb2.ResignRequest.FromString, _check_leader),
+    "/etcdserverpb.Cluster/MemberAdd": (rpc_pb2.MemberAddRequest.FromString, _alone(check_peer_urls)),
+    "/etcdserverpb.Cluster/MemberUpdate": (rpc_pb2.MemberUpdateRequest.FromString, _alone(check_peer_urls)),
+    "/v3electionpb.Election/Proclaim": (election_pb2.ProclaimRequest.FromString, _alone(check_leader_key)),
+    "/v3electionpb.Election/Resign": (election_pb2.ResignRequest.FromString, _alone(check_leader_key)),
 }

@@ -235,7 +235,8 @@ class WatchStream:
         if watch_id:
             head += _WATCH_ID + varint(watch_id)
         if watch_id in self._fragmented:
-            self._full = not self._call.send_many(self._fragments(head, batch))
+            for fragment in self._fragments(head, batch):
+                self._full = not self._call.send(fragment)
         else:
             self._full = not self._call.send(head + batch.body)
         if watch_id in self._progress:

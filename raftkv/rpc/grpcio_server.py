@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
@@ -259,12 +259,6 @@ class _GrpcioCall:
             return True
         self._throttled = True
         return False
-
-    def send_many(self, messages: Iterable[bytes]) -> bool:
-        more = True
-        for message in messages:
-            more = self.send(message)
-        return more
 
     def finish(self) -> None:
         if not self.done:

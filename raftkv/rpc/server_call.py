@@ -7,7 +7,7 @@ request and a small reply makes no object but the call itself. Knows nothing of 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from struct import Struct
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -179,12 +179,6 @@ class ServerCall(ServerStream, MessageStream):
             self._respond()
         self.head.stats.sent += 1
         return self.write_message(message)
-
-    def send_many(self, messages: Iterable[bytes]) -> bool:
-        more = True
-        for message in messages:
-            more = self.send(message)
-        return more
 
     def finish(self) -> None:
         if self.done:

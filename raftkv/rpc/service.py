@@ -80,9 +80,6 @@ class Call(Protocol):
     def send(self, message: bytes) -> bool:
         """Queue one stream message. False: the high mark is passed, stop until `on_writable`."""
 
-    def send_many(self, messages: Iterable[bytes]) -> bool:
-        """Queue several messages at once; the answer is that of `send`."""
-
     def finish(self) -> None:
         """End a stream with OK, after everything queued."""
 

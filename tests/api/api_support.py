@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,10 +52,6 @@ class FakeCall:
 
     def send(self, message: bytes) -> bool:
         self.sent.append(message)
-        return self.room is None or len(self.sent) < self.room
-
-    def send_many(self, messages: Iterable[bytes]) -> bool:
-        self.sent += messages
         return self.room is None or len(self.sent) < self.room
 
 

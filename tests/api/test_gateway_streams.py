@@ -29,8 +29,8 @@ def test_objects_follow_each_other(bench: Bench) -> None:
     assert rpc_pb2.WatchRequest.FromString(create).create_request.key == b"foo"
     assert (nothing, end) == (b"", "half closed")
     assert (asked.answers, asked.outlet.status) == ([], 0)
-    stream.call.send(watched(1))
-    stream.call.send_many([watched(2), watched(3)])
+    for each in (1, 2, 3):
+        stream.call.send(watched(each))
     assert asked.outlet.status == 200
     assert asked.outlet.headers["content-type"] == "application/json"
     assert asked.outlet.headers["access-control-allow-origin"] == "*"
