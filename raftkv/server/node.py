@@ -535,6 +535,7 @@ class Node:
         if self.backend.commit_due:
             self.backend.commit()
         self.quota.update()
+        self.space.after_apply()
         for proposer, number, results, _ in applied:
             self._proposals.complete(proposer, number, results)
             if proposer != self.member_id:

@@ -54,6 +54,8 @@ class SpaceWatch:
         self._propose = propose
         self._proposed = False
         """The alarm is on its way."""
+        self._raised = False
+        """It has been raised, and nobody was seen to disarm it."""
         self._last_s = 0.0
 
     def on_tick(self, now: float) -> None:
@@ -76,8 +78,18 @@ class SpaceWatch:
         if not self._quota.allows(cost_bytes):
             self.raise_alarm()
 
+    def after_apply(self) -> None:
+        """Whoever disarms has made room, most likely. Look at once: until the next regular look the first write would
+        be refused, and raise the alarm again (AL-28)."""
+        if self._raised and not self._is_active():
+            self._raised = False
+            self.look()
+
     def _is_told(self) -> bool:
-        return self._proposed or (self._member_id, NOSPACE) in self._alarms.active()
+        return self._proposed or self._is_active()
+
+    def _is_active(self) -> bool:
+        return (self._member_id, NOSPACE) in self._alarms.active()
 
     def raise_alarm(self) -> None:
         """Tell all members, once, that this one has no room (AL-23)."""
@@ -93,6 +105,7 @@ class SpaceWatch:
 
     def _on_applied(self, _context: None, _result: Any) -> None:
         self._proposed = False
+        self._raised = True
 
     def room_to_delete(self, key: bytes, range_end: bytes) -> bool:
         """Deleting takes blocks too, for the copies of pages. On a full disk what is too much is refused (delete less
