@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from differ.campaign import Minimal, Options, Played, Player, Tally, play_many, shrink_script
 from differ.cli import EXIT_CANNOT_RUN, EXIT_USAGE, main
+from differ.client import ranked
 from differ.ops import Call, Op, Script, WatchCreate
 from differ.pair import PairOptions
 from differ.shrink import shrink
@@ -18,6 +19,19 @@ from helpers.processes import Program
 from raftkv.pb import rpc_pb2
 
 _FAULTY = Path(__file__).with_name("faulty_raftkv.py")
+
+
+# --- ranks of members -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moves", [(1,), (2,), (2, 2), (1, 2, 1), (2, 1, 0, 2)])
+def test_a_member_keeps_the_same_rank_on_both_sides_when_leadership_moves(moves: tuple[int, ...]) -> None:
+    """Else the header of a watcher's response, whose stream stays where it is, names another rank on one side."""
+    etcd, raftkv = ranked([0, 1, 2], 2), ranked([0, 1, 2], 0)
+    same = dict(zip(etcd, raftkv, strict=True))
+    for rank in moves:
+        etcd, raftkv = ranked(etcd, etcd[rank]), ranked(raftkv, raftkv[rank])
+        assert [same[place] for place in etcd] == raftkv
 
 
 # --- shrinking --------------------------------------------------------------------------------------------------------

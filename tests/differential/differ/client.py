@@ -127,14 +127,17 @@ class Side:
         return len(self._endpoints)
 
     async def meet(self) -> None:
-        """Learn ids, version and who leads; ranks follow from that. Raises grpc.RpcError, LookupError (no leader)."""
+        """Learn ids, version and who leads; ranks follow from that and from those before.
+
+        Raises grpc.RpcError, LookupError (no leader).
+        """
         statuses = [await self._status(place) for place in range(self.size)]
         leaders = {status.leader for status in statuses}
         ids = [status.header.member_id for status in statuses]
         if len(leaders) != 1 or not leaders <= set(ids):
             raise LookupError(f"{self.name}: the members name these leaders: {leaders}")
         leading = ids.index(leaders.pop())
-        self._order = [leading, *(place for place in range(self.size) if place != leading)]
+        self._order = ranked(self._order, leading)
         self.member_ids = [ids[place] for place in self._order]
         body = await self._stubs[0]["Cluster.MemberList"](b"", timeout=TIMEOUT_S)
         named = {member.ID: member.name for member in rpc_pb2.MemberListResponse.FromString(body).members}
@@ -244,6 +247,15 @@ class Side:
     def _version(self, ref: ClusterVersion, _moment: Moment) -> str:
         major, minor = self.cluster_version
         return f"{major}.{minor + ref.minor}.0"
+
+
+def ranked(order: list[int], leading: int) -> list[int]:
+    """Places of members by rank, once the one at this place leads.
+
+    The others keep their order among themselves, so that a stream that was opened before leadership moved is with a
+    member of the same rank on both sides.
+    """
+    return [leading, *(place for place in order if place != leading)]
 
 
 def _lease_of(method: str, message: Any) -> int:

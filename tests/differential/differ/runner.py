@@ -185,6 +185,8 @@ class Runner:
             side.learn_reply(op.method, op.fields, answer)
         facts = {"method": op.method, "request": requests[0], "answers": answers, "call": op, "now": self.moment.now}
         self._learn(op, requests[0], answers[0])
+        if op.method in ("Auth.AuthEnable", "Auth.AuthDisable"):
+            await self.catch_up()  # a member that has not applied it yet asks for more, or for less, than the others
         texts = [answer_text(answer) for answer in answers]
         self.recent.append((self.place, op, texts))
         differences = compare_answers(op.method, (requests[0], requests[1]), answers, self.sides)
