@@ -50,8 +50,8 @@ class KeyRanges:
     def cover(self, key: bytes, range_end: bytes) -> bool:
         """Whether all keys of a request lie within; (key, range_end) as requests have them (AU-70, AU-71).
 
-        Of an interval without keys, its end not after its key, the key must: what etcd does depends on how its tree of
-        grants is balanced, and is not stricter.
+        Of an interval without keys, its end not after its key, the key must: whether etcd grants it depends on how its
+        tree of grants is balanced.
         """
         at = bisect_right(self._starts, key) - 1
         if at < 0:

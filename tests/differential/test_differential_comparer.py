@@ -8,7 +8,7 @@ from differ.client import OK, Answer, Moment, Side
 from differ.compare import Difference, Finding, compare_answers, compare_lists
 from differ.ops import Blob, Call, GrantedLease, LeaseKey, MemberId, Rev, WatchCreate, describe
 
-from raftkv.pb import kv_pb2, rpc_pb2
+from raftkv.pb import auth_pb2, kv_pb2, rpc_pb2
 
 OLD, NEW = (3, 5, 1), (3, 6, 14)
 
@@ -176,6 +176,66 @@ def test_one_known_difference_hides_no_other() -> None:
     fine, bad = Difference("dbSizeQuota", "(absent)", 1), Difference("isLearner", "(absent)", True)
     verdict = known.explain(_finding(fine, bad, method="Maintenance.Status"), OLD)
     assert (verdict.rows, verdict.unexplained) == (["status-fields"], [bad])
+
+
+def _refused(etcd: str, method: str, request: Any) -> Finding:
+    return _finding(Difference("code", 7, 0), Difference("text", etcd, ""), method=method, request=request)
+
+
+_DENIED = "etcdserver: permission denied"
+
+
+@pytest.mark.parametrize(
+    ("request_", "rows"),
+    [
+        (rpc_pb2.RangeRequest(key=b"c", range_end=b"a"), ["rights-on-no-keys"]),
+        (rpc_pb2.RangeRequest(key=b"a", range_end=b"c"), []),
+        (rpc_pb2.RangeRequest(key=b"c", range_end=b"\0"), []),
+        (rpc_pb2.RangeRequest(key=b"c"), []),
+    ],
+)
+def test_only_on_intervals_without_keys_rights_may_differ(request_: rpc_pb2.RangeRequest, rows: list[str]) -> None:
+    """AU-70."""
+    assert known.explain(_refused(_DENIED, "KV.Range", request_), NEW).rows == rows
+    assert known.explain(_refused("etcdserver: key not found", "KV.Range", request_), NEW).rows == []
+    nested = rpc_pb2.TxnRequest(success=[rpc_pb2.RequestOp(request_range=request_)])
+    request = rpc_pb2.TxnRequest(failure=[rpc_pb2.RequestOp(request_txn=nested), rpc_pb2.RequestOp()])
+    assert known.explain(_refused(_DENIED, "KV.Txn", request), NEW).rows == rows
+
+
+def test_a_role_may_show_a_permission_twice_at_etcd_and_nothing_else() -> None:
+    """AU-32."""
+    one, two = ({"key": b"a", "range_end": b"b"}, {"key": b"a", "permType": 2})
+    differences = [Difference("perm[2]", "(there)", "(absent)")]
+    for etcd, raftkv, rows in (
+        ([one, two, two], [one, two], ["granted-twice"]),
+        ([one, two], [one, two, two], []),
+        ([one, one], [one, two], []),
+        ([one, one, {"key": b"c"}], [one], []),
+    ):
+        finding = _finding(*differences, method="Auth.RoleGet")
+        finding.facts["answers"] = tuple(
+            Answer(OK, "", rpc_pb2.AuthRoleGetResponse(perm=[auth_pb2.Permission(**each) for each in perms]))
+            for perms in (etcd, raftkv)
+        )
+        assert known.explain(finding, NEW).rows == rows
+
+
+def test_a_change_of_members_may_be_lost_by_etcd_only() -> None:
+    for codes, rows in (((4, 0), ["lost-member-change"]), ((0, 4), []), ((14, 0), [])):
+        finding = _finding(Difference("code", *codes), method="Cluster.MemberUpdate")
+        finding.facts["answers"] = tuple(Answer(code, "", None) for code in codes)
+        verdict = known.explain(finding, NEW)
+        assert (verdict.rows, verdict.diverges) == (rows, bool(rows))
+
+
+def test_only_a_watcher_without_an_end_may_be_denied_here_and_not_there() -> None:
+    """AU-71."""
+    denial = Difference("created[0].cancel_reason", "(absent)", f"rpc error: code = PermissionDenied desc = {_DENIED}")
+    for range_end, version, rows in ((b"\0", OLD, ["watch-without-end"]), (b"\0", NEW, []), (b"z", OLD, [])):
+        request = rpc_pb2.WatchCreateRequest(key=b"a", range_end=range_end)
+        finding = _finding(denial, method="", request=request, where="created")
+        assert known.explain(finding, version).rows == rows
 
 
 def test_rows_have_names_of_their_own_and_reasons() -> None:

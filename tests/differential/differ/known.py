@@ -125,9 +125,37 @@ TABLE: Final = (
     Known(
         "promotion-by-a-follower",
         "CL-44",
-        "a follower of such an etcd asks the leader again and again about a member that there is not",
+        "a follower of such an etcd asks the leader again and again about a member that cannot be promoted",
         matches.promotion_by_a_follower,
         before=(3, 6),
+    ),
+    Known(
+        "lost-member-change",
+        "CL-23",
+        "a change of members right after another one is lost in etcd: the call ends with its deadline",
+        matches.lost_member_change,
+        diverges=matches.always,
+    ),
+    Known(
+        "rights-on-no-keys",
+        "AU-70",
+        "whether etcd grants a request on an interval without keys depends on how its tree of grants is balanced",
+        matches.rights_on_no_keys,
+        diverges=matches.raftkv_wrote,
+    ),
+    Known(
+        "watch-without-end",
+        "AU-71",
+        "of a watcher without an end such an etcd asks only for the right to its first key",
+        matches.watch_without_end,
+        before=(3, 6),
+        diverges=matches.always,
+    ),
+    Known(
+        "granted-twice",
+        "AU-32",
+        "etcd may keep a permission twice if the role has another one with the same key and another end",
+        matches.granted_twice,
     ),
     Known(
         "stored-root-role",

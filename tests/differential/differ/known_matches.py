@@ -68,11 +68,61 @@ def nested_puts_under_nospace(finding: Finding, difference: Difference) -> bool:
     return texts == ["etcdserver: mvcc: database space exceeded"] and nests and not flat_put
 
 
+_NOT_TO_BE_PROMOTED: Final = ("etcdserver: member not found", "etcdserver: can only promote a learner member")
+_DEADLINE_EXCEEDED: Final = 4
+
+
 def promotion_by_a_follower(finding: Finding, difference: Difference) -> bool:
     texts = [(each.etcd, each.raftkv) for each in finding.differences if each.path == "text"]
-    expected = [("etcdserver: request timed out", "etcdserver: member not found")]
+    expected = ([("etcdserver: request timed out", reason)] for reason in _NOT_TO_BE_PROMOTED)
     is_forwarded = _is(finding, "Cluster.MemberPromote") and finding.facts["members"] > 1
-    return is_forwarded and difference.path in _REFUSAL and texts == expected
+    return is_forwarded and difference.path in _REFUSAL and texts in expected
+
+
+def lost_member_change(finding: Finding, difference: Difference) -> bool:
+    changes = _is(finding, *(f"Cluster.Member{change}" for change in ("Add", "Remove", "Update", "Promote")))
+    return changes and difference.path in _REFUSAL and finding.facts["answers"][0].code == _DEADLINE_EXCEEDED
+
+
+def always(_finding: Finding) -> bool:
+    return True
+
+
+def rights_on_no_keys(finding: Finding, difference: Difference) -> bool:
+    if not _is(finding, "KV.Range", "KV.DeleteRange", "KV.Txn") or difference.path not in _REFUSAL:
+        return False
+    texts = [each.etcd for each in finding.differences if each.path == "text"]
+    return _is_denial(texts) and any(map(_has_no_keys, _intervals(_request(finding))))
+
+
+def _has_no_keys(interval: tuple[bytes, bytes]) -> bool:
+    key, range_end = interval
+    return range_end not in (b"", b"\0") and range_end <= key
+
+
+def _intervals(request: Any) -> Iterator[tuple[bytes, bytes]]:
+    """All that a request reads or deletes, as (key, range_end)."""
+    if isinstance(request, rpc_pb2.TxnRequest):
+        yield from ((each.key, each.range_end) for each in request.compare)
+        for op in (*request.success, *request.failure):
+            yield from _intervals(getattr(op, op.WhichOneof("request") or "request_put"))
+    elif not isinstance(request, rpc_pb2.PutRequest):
+        yield request.key, request.range_end
+
+
+def watch_without_end(finding: Finding, difference: Difference) -> bool:
+    reasons = [each.raftkv for each in finding.differences if each.path == "created[0].cancel_reason"]
+    is_denied = len(reasons) == 1 and str(reasons[0]).endswith("etcdserver: permission denied")
+    asks = finding.where == "created" and _request(finding).range_end == b"\0"
+    return asks and is_denied and difference.path.startswith("created[0].")
+
+
+def granted_twice(finding: Finding, difference: Difference) -> bool:
+    """The same intervals on both sides, some of them more than once at etcd."""
+    if not _is(finding, "Auth.RoleGet") or not difference.path.startswith("perm["):
+        return False
+    etcd, raftkv = ([(perm.key, perm.range_end) for perm in message.perm] for message in _messages(finding))
+    return len(etcd) > len(raftkv) == len(set(raftkv)) and set(etcd) == set(raftkv)
 
 
 def rights_in_txn(finding: Finding, difference: Difference) -> bool:

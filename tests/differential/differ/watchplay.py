@@ -189,6 +189,7 @@ class WatchPlay:
         now = self._runner.moment.now
         if not slot.watchers or not settled or slot.forgot or any(each.start > now for each in slot.watchers.values()):
             return
+        await self._runner.catch_up()
         counts = [len(half.progress) for half in slot.halves]
         await slot.send(progress_request={})
         await asyncio.gather(
