@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from raftkv.api.errors import EMPTY_KEY
 from raftkv.api.local_client import or_refuse
 from raftkv.pb import lock_pb2, rpc_pb2
 from raftkv.rpc.service import Service
 
 if TYPE_CHECKING:
     from raftkv.api.claims import Claims, Ownership
+    from raftkv.api.errors import Status
     from raftkv.rpc.service import Call
 
 
@@ -36,6 +38,11 @@ class Lock:
             call.reply(lock_pb2.UnlockResponse(header=answer.header).SerializeToString())
 
         self._claims.local.delete(call, rpc_pb2.DeleteRangeRequest(key=request.key), or_refuse(call, on_deleted))
+
+
+def check_unlock(request: lock_pb2.UnlockRequest) -> Status | None:
+    """Why the request is wrong by itself, whoever makes it."""
+    return None if request.key else EMPTY_KEY
 
 
 def _on_owned(call: Call, ownership: Ownership) -> None:

@@ -463,6 +463,7 @@ def test_what_every_user_may_do(guarded: Guarded, ask: Callable[[Client], Any]) 
         pytest.param(lambda client: client.put(b"k", b"v", ignore_value=True), VALUE_PROVIDED, id="Put"),
         pytest.param(lambda client: client.delete(b""), EMPTY_KEY, id="DeleteRange"),
         pytest.param(lambda client: client.txn(success=[put_op(b"k"), put_op(b"k")]), DUPLICATE_KEY, id="Txn"),
+        pytest.param(_ask("Lock.Unlock", lock_pb2.UnlockRequest()), EMPTY_KEY, id="Unlock"),
         pytest.param(
             _ask("Cluster.MemberAdd", rpc_pb2.MemberAddRequest(peerURLs=["nonsense"])), BAD_URLS, id="MemberAdd"
         ),

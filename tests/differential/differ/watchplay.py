@@ -154,6 +154,7 @@ class WatchPlay:
         slot = await self._slot(op.slot)
         if op.settled:
             await self.settle()
+        await self._runner.catch_up()
         await slot.send(cancel_request={"watch_id": op.watch_id})
         if op.watch_id in slot.watchers:
             await self._await_cancelled(slot, op.watch_id)
