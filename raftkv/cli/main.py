@@ -60,6 +60,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         _late("cluster", "Run a cluster on this machine, and watch it fail and recover."),
         _late("snapshot", "Back up a store, look into a backup, make a new member from one."),
         _late("rebuild", "Give a member that diverged a copy of another member's store."),
+        _late("doctor", "Measure whether a disk or a network is fit for a member."),
         Command("version", "Say which versions this is.", version.run, version.usage),
         Command("help", "Explain a command.", _help, overview),
     )

@@ -8,15 +8,16 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(text: str) -> Iterator[Callable[[int, int], None] | None]:
-    """What is to be told (bytes done, bytes in all), or None if nobody looks."""
+def progress_bar(text: str, *, of_bytes: bool = True) -> Iterator[Callable[[int, int], None] | None]:
+    """What is to be told (what is done, all; in bytes, unless the caller counts in something else), or None if nobody
+    looks."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = TextColumn(text), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    sizes = (DownloadColumn(), TransferSpeedColumn()) if of_bytes else ()
+    with Progress(TextColumn(text), BarColumn(), *sizes, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done_bytes, size_bytes: bar.update(task, completed=done_bytes, total=size_bytes)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -68,7 +68,7 @@ def test_no_command_is_a_usage_error(capsys: Capture) -> None:
     assert "Commands:" in captured.err
 
 
-@pytest.mark.parametrize("command", ["serve", "cluster", "snapshot", "rebuild", "version"])
+@pytest.mark.parametrize("command", ["serve", "cluster", "snapshot", "rebuild", "doctor", "version"])
 def test_help_of_a_command(command: str, capsys: Capture) -> None:
     assert run(["help", command]) == 0
     by_help = capsys.readouterr().out
