@@ -15,7 +15,16 @@ from grpc_tools import protoc
 
 PROTOS = Path(__file__).parent
 TARGET = PROTOS.parent / "raftkv" / "pb"
-FILES = ("kv.proto", "auth.proto", "rpc.proto", "lock.proto", "election.proto", "health.proto", "peer.proto")
+FILES = (
+    "kv.proto",
+    "auth.proto",
+    "rpc.proto",
+    "lock.proto",
+    "election.proto",
+    "health.proto",
+    "reflection.proto",
+    "peer.proto",
+)
 
 
 def generate(target: Path) -> None:

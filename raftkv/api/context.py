@@ -9,10 +9,12 @@ from raftkv.api import errors
 from raftkv.api.errors import refuse, status_of
 from raftkv.api.header import HeaderEncoder
 from raftkv.api.identity_gate import identify
+from raftkv.api.registry_counts import RegistryCounts, new_registry_counts
 from raftkv.apply import Kind, encode_as_user
 from raftkv.auth import NO_IDENTITY, AuthError, Identity
 from raftkv.pb.splice import framed, varint
 from raftkv.rpc.codes import Code
+from raftkv.server.list_budget import LARGE_BYTES
 
 if TYPE_CHECKING:
     from raftkv.api.identity_gate import Check
@@ -29,10 +31,11 @@ _REQUEST_ID_BYTES: Final = 11
 
 
 class ApiContext:
-    __slots__ = ("_applier", "_auth", "_encoder", "_max_message_bytes", "_permitted", "_propose", "node")
+    __slots__ = ("_applier", "_auth", "_encoder", "_max_message_bytes", "_permitted", "_propose", "node", "registry")
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.registry: Final[RegistryCounts] = new_registry_counts()
         self._applier = node.applier
         self._auth = node.auth
         self._permitted: Call | None = None
@@ -70,9 +73,22 @@ class ApiContext:
     def finish(self, call: Call, result: Any) -> None:
         """Answer with what applying gave: (revision, body), or the refusal."""
         if type(result) is tuple:
-            call.reply(self._encoder.encode(result[0], self._applier.term) + result[1])
+            message = self._encoder.encode(result[0], self._applier.term) + result[1]
+            if len(message) <= LARGE_BYTES:
+                call.reply(message)
+            else:
+                self.answer(call, message)
         else:
             refuse(call, status_of(result))
+
+    def answer(self, call: Call, message: bytes) -> None:
+        """With what is in memory as a whole, and did not wait for that: it counts if it is large."""
+        if len(message) <= LARGE_BYTES:
+            call.reply(message)
+            return
+        share = self.node.list_budget.count(len(message))
+        share.sends(len(message), call.cut_off)
+        call.reply_in_parts([message], share.release)
 
     # --- who calls, and what they may do ------------------------------------------------------------------------------
 

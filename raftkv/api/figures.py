@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from raftkv.api.errors import status_of
+from raftkv.api.registry_counts import METHODS, READS
 from raftkv.config.tables import FEATURE_GATES
 from raftkv.histogram import Histogram
 from raftkv.metrics import EXTENSIVE, Descriptors, Labels, Reader, max_virtual_memory_bytes
@@ -22,6 +23,7 @@ from raftkv.version import ETCD_VERSION, RAFTKV_VERSION
 
 if TYPE_CHECKING:
     from raftkv.api.pages import CheckCount, Pages
+    from raftkv.api.registry_counts import RegistryCounts
     from raftkv.api.serving import Serving
     from raftkv.rpc.service import Routes
     from raftkv.rpc.stats import MethodStats, Stats
@@ -54,6 +56,9 @@ CODES: Final = {
 TYPES: Final = {MethodKind.UNARY: "unary", MethodKind.SERVER_STREAM: "server_stream", MethodKind.BIDI: "bidi_stream"}
 """M-10."""
 
+NO_QUOTA: Final = -1
+"""As etcd shows it: then no part of it is ever used up."""
+
 _PORT_COUNTERS: Final = {
     "raftkv_connections_accepted_total": "connections_accepted",
     "raftkv_connections_refused_total": "connections_refused",
@@ -65,6 +70,9 @@ _PORT_COUNTERS: Final = {
     "raftkv_http2_streams_refused_total": "calls_refused",
     "raftkv_http2_streams_reset_by_peer_total": "streams_reset_by_peer",
     "raftkv_http2_streams_reset_total": "streams_reset_by_us",
+    "raftkv_http_bodies_refused_total": "http_bodies_refused",
+    "raftkv_http_pipelining_closes_total": "http_pipelining_closes",
+    "raftkv_http_idle_closes_total": "http_idle_closes",
     "raftkv_rpc_calls_rejected_total": "calls_rejected",
     "raftkv_rpc_calls_expired_total": "calls_expired",
     "raftkv_rpc_handler_errors_total": "handler_errors",
@@ -75,7 +83,13 @@ _PORT_COUNTERS: Final = {
 
 
 def readers(
-    node: Node, server: Serving, pages: Pages, routes: Routes, descriptors: Descriptors, scrapes: Histogram
+    node: Node,
+    server: Serving,
+    pages: Pages,
+    routes: Routes,
+    registry: RegistryCounts,
+    descriptors: Descriptors,
+    scrapes: Histogram,
 ) -> dict[str, Reader]:
     """Family -> reader, for all that is shown with these settings."""
     return {
@@ -85,6 +99,7 @@ def readers(
         **_store(node),
         **_calls(server.stats, routes, timed=node.config.metrics == "extensive"),
         **_own(node, server),
+        **_registry(registry),
         "raftkv_scrape_duration_seconds": lambda: scrapes,
         "os_fd_used": lambda: descriptors.used,
         "os_fd_limit": lambda: descriptors.limit,
@@ -117,7 +132,9 @@ def _server(node: Node, pages: Pages) -> dict[str, Reader]:
         "etcd_server_read_indexes_failed_total": lambda: parts.reads.failed,
         "etcd_server_snapshot_apply_in_progress_total": lambda: int(installer.installing),
         "etcd_server_apply_duration_seconds": lambda: ((("Batch", "true", "v3"), node.durations.apply),),
-        "etcd_server_quota_backend_bytes": lambda: config.quota_backend_bytes or 0,
+        "etcd_server_quota_backend_bytes": lambda: (
+            NO_QUOTA if config.quota_backend_bytes is None else config.quota_backend_bytes
+        ),
         "etcd_server_version": lambda: (((ETCD_VERSION,), 1),),
         "etcd_server_id": lambda: (((f"{node.member_id:x}",), 1),),
         "etcd_server_feature_enabled": lambda: ((labels, int(config.feature_gates[name])) for labels, name in gates),
@@ -344,7 +361,7 @@ def _client_requests(methods: Iterable[_Method]) -> Series:
 
 
 def _own(node: Node, server: Serving) -> dict[str, Reader]:
-    checkpoints = node.parts.checkpoints
+    checkpoints, budget = node.parts.checkpoints, node.list_budget
     ports = {"client": server.stats, "peer": server.peer_stats}
 
     def per_port(figure: Callable[[Stats], int]) -> Callable[[], Series]:
@@ -362,8 +379,16 @@ def _own(node: Node, server: Serving) -> dict[str, Reader]:
         "raftkv_mvcc_deleted_keys_total": lambda: node.store.deletes,
         "raftkv_slow_requests_total": lambda: node.slow_requests.total,
         "raftkv_state_hash_checks_total": lambda: node.peering.divergence.checked,
+        "raftkv_state_hash_differences_total": lambda: node.peering.divergence.differed,
+        "raftkv_backups_total": lambda: node.counters.backups,
+        "raftkv_list_bytes_in_flight": lambda: budget.in_flight_bytes,
+        "raftkv_lists_waiting": lambda: budget.waiting,
+        "raftkv_lists_refused_total": lambda: budget.refused,
+        "raftkv_lists_given_up_total": lambda: budget.cut_off,
         "raftkv_connections": per_port(lambda stats: stats.connections_accepted - stats.connections_closed),
-        "raftkv_tls_certificate_expiry_timestamp_seconds": lambda: _expiries(server),
+        "raftkv_tls_certificate_expiry_timestamp_seconds": lambda: _expiries(server, "not_after_s"),
+        "raftkv_tls_ca_expiry_timestamp_seconds": lambda: _expiries(server, "ca_not_after_s"),
+        "raftkv_tls_crl_expiry_timestamp_seconds": lambda: _expiries(server, "crl_next_update_s"),
         "raftkv_tls_reloads_total": lambda: [((side,), tls.reloads) for side, tls in server.tls_sides().items()],
         "raftkv_tls_reload_failures_total": lambda: [
             ((side,), tls.reload_failures) for side, tls in server.tls_sides().items()
@@ -374,6 +399,23 @@ def _own(node: Node, server: Serving) -> dict[str, Reader]:
     return found
 
 
-def _expiries(server: Serving) -> Series:
-    sides = ((side, tls.loaded.not_after_s) for side, tls in server.tls_sides().items())
+def _expiries(server: Serving, field: str) -> Series:
+    """`field`: of `Loaded`."""
+    sides = ((side, getattr(tls.loaded, field)) for side, tls in server.tls_sides().items())
     return [((side,), until_s) for side, until_s in sides if until_s is not None]
+
+
+def _registry(counts: RegistryCounts) -> dict[str, Reader]:
+    def per_prefix(attribute: str, methods: Iterable[str] = METHODS) -> Callable[[], Series]:
+        figure = attrgetter(attribute)
+        return lambda: [
+            ((method, prefix.decode()), figure(count))
+            for method in methods
+            for prefix, count in counts[method].by_prefix.items()
+        ]
+
+    return {
+        "raftkv_registry_requests_total": per_prefix("requests"),
+        "raftkv_registry_received_bytes_total": per_prefix("received_bytes"),
+        "raftkv_registry_sent_bytes_total": per_prefix("sent_bytes", READS),
+    }

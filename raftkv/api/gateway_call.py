@@ -7,7 +7,8 @@ path: what is called, and with which messages, it is told.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from json.encoder import encode_basestring_ascii
 from time import monotonic
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from google.protobuf.message import Message
 
-from raftkv.api.gateway_json import json_pieces, to_json
+from raftkv.api.gateway_json import json_of_parts, json_pieces, to_json
 from raftkv.rpc.codes import Code
-from raftkv.rpc.service import TEXT_DEADLINE, StreamReceiver, UnaryWaiter
+from raftkv.rpc.service import TEXT_DEADLINE, Left, StreamReceiver, UnaryWaiter
 
 if TYPE_CHECKING:
     import asyncio
@@ -92,20 +93,33 @@ class Answer(Protocol):
 class WholeAnswer:
     """Of a method with one reply."""
 
-    __slots__ = ("_exchange", "_headers")
+    __slots__ = ("_exchange", "_headers", "_started")
 
     def __init__(self, exchange: HttpExchange, headers: Headers) -> None:
         self._exchange = exchange
         self._headers = headers
+        self._started = False
 
     def send(self, text: str) -> bool:
         self._exchange.respond(200, [_JSON, *self._headers], text.encode())
         return True
 
-    def fail(self, code: Code, text: str) -> None:
-        respond_error(self._exchange, self._headers, code, text)
+    def send_some(self, text: str) -> bool:
+        """A part of one that is too long to be in memory as a whole; `finish` ends it."""
+        if not self._started:
+            self._started = True
+            self._exchange.start(200, [_JSON, *self._headers])
+        return self._exchange.send(text.encode())
 
-    def finish(self) -> None: ...
+    def fail(self, code: Code, text: str) -> None:
+        if self._started:
+            self._exchange.finish()  # what is cut short is no JSON, and so no answer
+        else:
+            respond_error(self._exchange, self._headers, code, text)
+
+    def finish(self) -> None:
+        if self._started:
+            self._exchange.finish()
 
 
 class LinesAnswer:
@@ -242,6 +256,19 @@ class GatewayCall:
         else:
             self.finish_reply(to_json(self._response.FromString(message)))
 
+    def reply_in_parts(self, parts: list[bytes], left: Left) -> None:
+        if self.done:
+            left(sum(map(len, parts)))
+        elif isinstance(self._answer, WholeAnswer):
+            self._stats.sent += 1
+            receiver: Any = _PartedReply(self, self._answer, self._response, parts, left, self._slices)
+            self._receiver = receiver
+            self._exchange.on_writable = self.on_writable
+            self._slices.add(receiver)
+        else:  # of a WebSocket, whose message has its length in front
+            left(sum(map(len, parts)))
+            self.reply(b"".join(parts))
+
     def finish_reply(self, text: str) -> None:
         """The only reply, as JSON."""
         if self.done:
@@ -266,6 +293,16 @@ class GatewayCall:
             return True
         self.full = True
         return False
+
+    def send_counted(self, message: bytes, left: Left) -> bool:
+        """As JSON it takes other room, and the high mark bounds that."""
+        left(len(message))
+        return self.send(message)
+
+    def cut_off(self) -> None:
+        if not self.done:
+            self.cancelled = True
+            self.fail(Code.RESOURCE_EXHAUSTED, "the answer is not read")
 
     def finish(self) -> None:
         if self.done:
@@ -330,6 +367,81 @@ class GatewayCall:
 def _do_nothing() -> None: ...
 
 
+class _PartedReply:
+    """A reply of which every part is written as JSON when the client has taken those before."""
+
+    __slots__ = (
+        "_answer",
+        "_call",
+        "_in_hand_bytes",
+        "_left",
+        "_parts",
+        "_pieces",
+        "_response",
+        "_slices",
+        "_waits_for_client",
+    )
+
+    def __init__(
+        self,
+        call: GatewayCall,
+        answer: WholeAnswer,
+        response: Any,
+        parts: list[bytes],
+        left: Left,
+        slices: Slices,
+    ) -> None:
+        self._call = call
+        self._answer = answer
+        self._response = response
+        self._parts = deque(parts)
+        parts.clear()
+        self._in_hand_bytes = 0
+        """Of the part that is being written."""
+        self._left = left
+        self._slices = slices
+        self._pieces = json_of_parts(self._messages())
+        self._waits_for_client = False
+
+    def _messages(self) -> Iterator[Message]:
+        while self._parts:
+            part = self._parts.popleft()
+            self._in_hand_bytes = len(part)
+            yield self._response.FromString(part)
+            self._report(self._in_hand_bytes)
+
+    def _report(self, size_bytes: int) -> None:
+        self._in_hand_bytes = 0
+        self._left(size_bytes)
+
+    def step(self) -> bool:
+        call = self._call
+        if call.done:
+            return False
+        try:
+            text, more = _some_of(self._pieces)
+        except Exception:
+            _log.exception("a reply cannot be written as JSON", extra={"kv": {"method": call.method.path}})
+            call.fail(Code.INTERNAL, "internal error")
+            return False
+        has_room = self._answer.send_some(text)
+        if not more:
+            call.finish()
+        self._waits_for_client = more and not has_room
+        return more and has_room
+
+    def on_writable(self) -> None:
+        if self._waits_for_client:
+            self._waits_for_client = False
+            self._slices.add(self)
+
+    def on_closed(self) -> None:
+        rest_bytes = self._in_hand_bytes + sum(map(len, self._parts))
+        self._parts.clear()
+        if rest_bytes:
+            self._report(rest_bytes)
+
+
 class _LongReply:
     """A reply that is being written as JSON. Its text is in memory twice at the end, as any answer with a length is."""
 
@@ -344,20 +456,24 @@ class _LongReply:
         if self._call.done:
             return False
         try:
-            more = self._write_some()
+            text, more = _some_of(self._pieces)
         except Exception:
             _log.exception("a reply cannot be written as JSON", extra={"kv": {"method": self._call.method.path}})
             self._call.fail(Code.INTERNAL, "internal error")
             return False
+        self._parts.append(text)
         if not more:
             self._call.finish_reply("".join(self._parts))
         return more
 
-    def _write_some(self) -> bool:
-        end_s = monotonic() + SLICE_S
-        while monotonic() < end_s:
-            pieces = list(islice(self._pieces, _PIECES_PER_LOOK))
-            if not pieces:
-                return False
-            self._parts += pieces
-        return True
+
+def _some_of(pieces: Iterator[str]) -> tuple[str, bool]:
+    """What SLICE_S is long enough for, and whether there is more."""
+    end_s = monotonic() + SLICE_S
+    taken: list[str] = []
+    while monotonic() < end_s:
+        some = list(islice(pieces, _PIECES_PER_LOOK))
+        if not some:
+            return "".join(taken), False
+        taken += some
+    return "".join(taken), True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NamedTuple
@@ -296,21 +296,32 @@ def to_json(message: Message) -> str:
 
 def json_pieces(message: Message) -> Iterator[str]:
     """The same text in pieces of about PIECE_BYTES or one value, for one that takes too long to be written at once."""
-    table = _outputs.get(message.DESCRIPTOR.full_name) or _make_outputs(message.DESCRIPTOR)
-    before = "{"
-    for field, value in message.ListFields():
-        name, _, is_repeated = table[field.number]
-        yield before + name
-        if is_repeated:
-            before = "["
-            for each in value:
-                yield before
-                yield from _value_pieces(table[field.number][1], each)
-                before = ","
-            yield "]"
-        else:
-            yield from _value_pieces(table[field.number][1], value)
-        before = ","
+    return json_of_parts((message,))
+
+
+def json_of_parts(parts: Iterable[Message]) -> Iterator[str]:
+    """The same of the message that these make together. They come in the order of their fields, and of all fields only
+    a repeated one may go on in the next part."""
+    before, array = "{", 0
+    for part in parts:
+        table = _outputs.get(part.DESCRIPTOR.full_name) or _make_outputs(part.DESCRIPTOR)
+        for field, value in part.ListFields():
+            name, write, is_repeated = table[field.number]
+            if field.number != array:
+                if array:
+                    yield "]"
+                yield before + name
+            if is_repeated:
+                comma = "," if field.number == array else "["
+                for each in value:
+                    yield comma
+                    yield from _value_pieces(write, each)
+                    comma = ","
+            else:
+                yield from _value_pieces(write, value)
+            before, array = ",", field.number if is_repeated else 0
+    if array:
+        yield "]"
     yield "{}" if before == "{" else "}"
 
 

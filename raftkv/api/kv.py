@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from raftkv.api.errors import refuse, status_of
+from raftkv.api.long_range import go_on
 from raftkv.api.range_stream import RangeStream
+from raftkv.api.registry_counts import ROOT
 from raftkv.api.txn_check import (
     check_delete_range,
     check_put,
@@ -23,16 +25,16 @@ from raftkv.apply import PUT_OVERHEAD_BYTES, Kind, run_read_only_txn, txn_cost
 from raftkv.apply.access import Caller
 from raftkv.apply.access import check_range as check_range_access
 from raftkv.apply.access import check_txn as check_txn_access
-from raftkv.backend import BackendError
 from raftkv.mvcc import MvccError, RangeQuery
 from raftkv.pb import rpc_pb2
 from raftkv.rpc.service import Service
+from raftkv.server.list_budget import LARGE_BYTES
 
 if TYPE_CHECKING:
     from raftkv.api.context import ApiContext
+    from raftkv.api.long_range import AskedRange
+    from raftkv.api.registry_counts import PrefixCount
     from raftkv.auth import Identity
-    from raftkv.backend import ReadPin
-    from raftkv.mvcc import RangeScan
     from raftkv.rpc.service import Call
 
 _parse_put = rpc_pb2.PutRequest.FromString
@@ -40,13 +42,16 @@ _parse_range = rpc_pb2.RangeRequest.FromString
 
 
 class KV:
-    __slots__ = ("_auth", "_context", "_node", "_store")
+    __slots__ = ("_auth", "_context", "_deletions", "_node", "_puts", "_ranges", "_store", "_txns")
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
         self._node = context.node
         self._auth = context.node.auth
         self._store = context.node.store
+        counts = context.registry
+        self._puts, self._deletions, self._txns = counts["Put"], counts["DeleteRange"], counts["Txn"]
+        self._ranges = counts["Range"]
 
     def service(self) -> Service:
         return (
@@ -68,6 +73,8 @@ class KV:
             self._context.refuse_malformed(call, damage)
             return
         key = request.key
+        if key.startswith(ROOT):
+            self._puts.note(key, len(message))
         if not self._node.quota.allows(PUT_OVERHEAD_BYTES + len(key) + len(request.value)):
             self._context.refuse_no_space(call)
             return
@@ -83,6 +90,8 @@ class KV:
         request = self._context.parse(call, rpc_pb2.DeleteRangeRequest.FromString, message)
         if request is None:
             return
+        if request.key.startswith(ROOT):
+            self._deletions.note(request.key, len(message))
         refused = check_delete_range(request)
         if refused is not None:
             refuse(call, refused)
@@ -95,6 +104,9 @@ class KV:
         request = self._context.parse(call, rpc_pb2.TxnRequest.FromString, message)
         if request is None:
             return
+        # An API server's transactions are about the one key that they compare.
+        if request.compare and request.compare[0].key.startswith(ROOT):
+            self._txns.note(request.compare[0].key, len(message))
         # Before any other validation (AL-23).
         if not self._node.quota.allows(txn_cost(request)):
             self._context.refuse_no_space(call)
@@ -133,46 +145,44 @@ class KV:
         except Exception as damage:
             self._context.refuse_malformed(call, damage)
             return
+        key = request.key
+        count = self._ranges.note(key, len(message)) if key.startswith(ROOT) else None
         refused = check_range(request)
         if refused is not None:
             refuse(call, refused)
         elif request.serializable:
-            self._read((call, request), None)
+            self._read((call, request, count, None), None)
         else:
-            self._node.linearizable(self._read, (call, request))
+            self._node.linearizable(self._read, (call, request, count, None))
 
-    def _read(self, context: tuple[Call, rpc_pb2.RangeRequest], error: Exception | None) -> None:
-        call, request = context
+    def _read(self, asked: AskedRange, error: Exception | None) -> None:
+        call, request, count, share = asked
         if error is not None:
             refuse(call, status_of(error))
             return
-        if self._auth.enabled and not self._may_read(self._read, context, check_range_access):
+        if self._auth.enabled and not self._may_read(self._read, asked, check_range_access):
             return
         store, backend = self._store, self._node.backend
         header = self._context.header(store.current_revision)
         try:
             query = RangeQuery.from_request(request)
             if query.point:
-                call.reply(header + store.range(backend.read(), query).body)
+                _answer(call, header + store.range(backend.read(), query).body, count)
                 return
             scan = store.scan(backend.read(), query)
         except MvccError as refusal:
             refuse(call, status_of(refusal))
             return
-        if scan.step():  # most fit into one slice
-            call.reply(header + scan.result().body)
+        if scan.step() and scan.held_bytes <= LARGE_BYTES:  # as most are
+            _answer(call, header + scan.result().body, count)
+            if share is not None:
+                share.close()
             return
-        try:
-            pin = backend.pin()
-        except BackendError as failure:
-            refuse(call, status_of(failure))
-            return
-        scan.txn = pin.txn  # the same state: nothing was written since the first slice
-        self._node.slices.add(LongRange(self._context, call, header, scan, pin))
+        go_on(self._context, asked, header, scan, self._read)
 
-    def _may_read(self, read: Callable[[Any, Any], None], asked: tuple[Call, Any], check: Any) -> bool:
-        """`check`: of `apply.access`."""
-        call, request = asked
+    def _may_read(self, read: Callable[[Any, Any], None], asked: Any, check: Any) -> bool:
+        """`asked`: call and request, and what else `read` wants. `check`: of `apply.access`."""
+        call, request = asked[:2]
 
         def permitted(identity: Identity) -> None:
             node = self._node
@@ -194,32 +204,10 @@ class KV:
         except MvccError as refusal:
             refuse(call, status_of(refusal))
             return
-        call.reply(self._context.header(revision) + body)
+        self._context.answer(call, self._context.header(revision) + body)
 
 
-class LongRange:
-    """A range that is read in slices on a snapshot of its own. The header's revision is that of the snapshot (G-13)."""
-
-    __slots__ = ("_call", "_context", "_header", "_pin", "_scan", "_started_s")
-
-    def __init__(self, context: ApiContext, call: Call, header: bytes, scan: RangeScan, pin: ReadPin) -> None:
-        self._context = context
-        self._call = call
-        self._header = header
-        self._scan = scan
-        self._pin = pin
-        self._started_s = context.node.now()
-
-    def step(self) -> bool:
-        if self._call.cancelled:  # nobody waits: let the snapshot's pages go (RNG-20)
-            self._pin.close()
-            return False
-        if not self._scan.step():
-            return True
-        self._pin.close()
-        node = self._context.node
-        node.slow_requests.note("reads", 1, node.now() - self._started_s)
-        # The rights may have changed while it was read (AU-49).
-        if self._context.permits(self._call, node.auth.check_identity):
-            self._call.reply(self._header + self._scan.result().body)
-        return False
+def _answer(call: Call, body: bytes, count: PrefixCount | None) -> None:
+    call.reply(body)
+    if count is not None:
+        count.sent_bytes += len(body)

@@ -16,7 +16,7 @@ from raftkv.pb import rpc_pb2
 
 if TYPE_CHECKING:
     from raftkv.rpc.codes import Code
-    from raftkv.rpc.service import Call, Method, Routes
+    from raftkv.rpc.service import Call, Left, Method, Routes
 
 Response = TypeVar("Response")
 Answered: TypeAlias = Callable[[Response | Status], None]
@@ -71,7 +71,7 @@ class LocalClient:
 class _InnerCall:
     """`raftkv.rpc.service.Call` of a unary request from inside."""
 
-    __slots__ = ("_answered", "_caller", "_read", "identity", "method")
+    __slots__ = ("_answered", "_caller", "_on_failed", "_read", "identity", "method")
 
     cancelled = False
     """Never: what was begun for a client that has gone since may be what cleans up behind it."""
@@ -85,6 +85,7 @@ class _InnerCall:
         self._caller = caller
         self._read = read
         self._answered = answered
+        self._on_failed: Callable[[], None] | None = None
 
     @property
     def peer(self) -> str:
@@ -100,13 +101,26 @@ class _InnerCall:
     def reply(self, message: bytes) -> None:
         self._answered(self._read(message))
 
+    def reply_in_parts(self, parts: list[bytes], left: Left) -> None:
+        left(sum(map(len, parts)))
+        self.reply(b"".join(parts))
+
     def fail(self, code: Code, text: str) -> None:
+        if self._on_failed is not None:
+            self._on_failed()
         self._answered(Status(code, text))
 
     def when_closed(self, callback: Callable[[], None]) -> None:
-        """It ends by its answer alone."""
+        """It ends by its answer alone, so this is when it fails."""
+        self._on_failed = callback
+
+    def cut_off(self) -> None:
+        raise AssertionError("an answer is taken as soon as it is given")
 
     def send(self, message: bytes) -> bool:
+        raise AssertionError("a unary call has one answer")
+
+    def send_counted(self, message: bytes, left: Left) -> bool:
         raise AssertionError("a unary call has one answer")
 
     def finish(self) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from raftkv.api.pages import Pages
+    from raftkv.api.registry_counts import RegistryCounts
     from raftkv.api.serving import Serving
     from raftkv.rpc.service import Routes
     from raftkv.server import Node
@@ -38,7 +39,7 @@ class Answerable(Protocol):
 class MetricsPage:
     PATH: Final = "/metrics"
 
-    def __init__(self, node: Node, server: Serving, pages: Pages, routes: Routes) -> None:
+    def __init__(self, node: Node, server: Serving, pages: Pages, routes: Routes, registry: RegistryCounts) -> None:
         """`routes`: the methods that are served, whose counters are shown from the start (M-03)."""
         self._node = node
         self._under_way = 0
@@ -48,7 +49,8 @@ class MetricsPage:
         families = [
             family for family in ALL_FAMILIES if family.name not in EXTENSIVE or node.config.metrics == "extensive"
         ]
-        self._exposition = Exposition(families, readers(node, server, pages, routes, descriptors, self._durations))
+        figures = readers(node, server, pages, routes, registry, descriptors, self._durations)
+        self._exposition = Exposition(families, figures)
 
     def answer(self, request: Answerable) -> None:
         if self._under_way >= MAX_SCRAPES:

@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import uvloop
 
@@ -84,10 +84,10 @@ async def _run(config: Config) -> int:
         if sys.exc_info()[0] is not None or founding is None:
             serving.close(doors)
     node.stopped.add_done_callback(lambda _: ended.set())
-    server = serving.Serving(loop, config, doors, tls)
+    server = serving.Serving(loop, config, doors, tls, node.slices)
     pages = Pages(node, Guard(config.host_whitelist, config.cors))
     api = Api(node)
-    pages.add(MetricsPage.PATH, MetricsPage(node, server, pages, api.routes()).answer)
+    pages.add(MetricsPage.PATH, MetricsPage(node, server, pages, api.routes(), api.registry).answer)
     await server.open_probes(pages.handle_probe)
     await server.open_peers(node.peering.service, pages.handle_peer)
     try:
@@ -152,11 +152,18 @@ async def _stop(node: Node, server: serving.Serving) -> int:
     return 0 if reason is None or isinstance(reason, Removed) else 1
 
 
+class _Streaming(Protocol):
+    """A service with streams that would last for ever."""
+
+    def end_streams(self) -> None: ...
+
+
 class Api:
     """Every service on one node."""
 
     def __init__(self, node: Node) -> None:
         self._context = ApiContext(node)
+        self.registry: Final = self._context.registry
         self._watch = WatchService(self._context)
         self._lease = LeaseService(self._context)
         self._health = Health()
@@ -167,7 +174,7 @@ class Api:
         self._claims = Claims(context, local)
         self._election = Election(self._claims)
         node.on_tick(self._election.on_tick)
-        services = (
+        services = [
             KV(context).service(),
             self._watch.service(),
             self._lease.service(),
@@ -177,7 +184,15 @@ class Api:
             self._health.service(),
             Lock(self._claims).service(),
             self._election.service(),
-        )
+        ]
+        self._streaming: list[_Streaming] = [self._watch, self._lease, self._health, self._claims, self._election]
+        if node.config.enable_grpc_reflection:
+            # Not above: few members need it.
+            from raftkv.api.reflection import Reflection
+
+            reflection = Reflection(context, [each.name for each in services])
+            services += reflection.services()
+            self._streaming.append(reflection)
         routes = with_leader_asked_for(context, with_client_version_checked(build_routes(services)))
         local.bind(routes)
         self._gate = LearnerGate(node, routes)
@@ -187,6 +202,6 @@ class Api:
         return self._gate.routes()
 
     def end_streams(self) -> None:
-        """Streams would last for ever; tell their clients to go on elsewhere (ER-03)."""
-        for each in (self._watch, self._lease, self._health, self._claims, self._election):
+        """Tell the clients of streams to go on elsewhere (ER-03)."""
+        for each in self._streaming:
             each.end_streams()

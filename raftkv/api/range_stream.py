@@ -3,7 +3,8 @@
 Every piece carries keys; header, more and count come with the last (contract section 16). No piece is kept: a client
 that reads slowly gets the next one when it has taken the last, as of the same revision. So it costs neither memory nor
 pages of the store, and may find that its revision has been compacted, as with etcd. What needs the whole answer before
-the first key can be sent, another order or a filter, is UNIMPLEMENTED there and here: clients then use Range.
+the first key can be sent, another order or a filter, is UNIMPLEMENTED there and here: clients then use Range. Each
+piece of a large answer has its own share of the budget of bytes in flight, and waits for it in the line of all.
 
 Served although the version that is advertised (raftkv.version) is one of 3.6, which answers UNIMPLEMENTED: clients try
 the call and fall back (K8-25), so whoever does not know it misses nothing and whoever does gains.
@@ -14,19 +15,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from raftkv.api.errors import Status, refuse, status_of
+from raftkv.api.registry_counts import ROOT
 from raftkv.api.txn_check import check_range
 from raftkv.backend import BackendError
 from raftkv.mvcc import MvccError, RangeQuery
+from raftkv.mvcc.scan import SLICE_BYTES
 from raftkv.pb import rpc_pb2
 from raftkv.pb.splice import framed, varint
 from raftkv.rpc.codes import Code
+from raftkv.server.errors import TooManyRequests
+from raftkv.server.list_budget import LARGE_BYTES
 
 if TYPE_CHECKING:
     from raftkv.api.context import ApiContext
+    from raftkv.api.registry_counts import PrefixCount
     from raftkv.auth import Identity
     from raftkv.backend import ReadPin
     from raftkv.mvcc import RangePages, RangeScan
     from raftkv.rpc.service import Call
+    from raftkv.server.list_budget import Share
 
 NO_ORDERS: Final = Status(Code.UNIMPLEMENTED, "RangeStream does not support custom sort orders")
 NO_FILTERS: Final = Status(Code.UNIMPLEMENTED, "RangeStream does not support revision filters")
@@ -40,11 +47,30 @@ _COUNT: Final = b"\x20"
 class RangeStream:
     """The receiver of one RangeStream call, and its task among the slices while there is something to send."""
 
-    __slots__ = ("_call", "_closed", "_context", "_counting", "_header", "_last", "_pages", "_pin", "_waits_for_client")
+    __slots__ = (
+        "_call",
+        "_closed",
+        "_context",
+        "_count_of_prefix",
+        "_counting",
+        "_header",
+        "_is_anew",
+        "_last",
+        "_pages",
+        "_pin",
+        "_request",
+        "_share",
+        "_waits_for_client",
+    )
 
     def __init__(self, context: ApiContext, call: Call) -> None:
         self._context = context
         self._call = call
+        self._request: rpc_pb2.RangeRequest | None = None
+        self._is_anew = False
+        """What was read while there was no room for it has been forgotten: begin again."""
+        self._share: Share | None = None
+        """For the next piece; perhaps it still waits in line."""
         self._pages: RangePages | None = None
         self._header = b""
         """Its revision is the one that was current when the read began (G-13)."""
@@ -55,11 +81,15 @@ class RangeStream:
         """While counting takes several slices: the client has no part in how long that takes."""
         self._waits_for_client = False
         self._closed = False
+        self._count_of_prefix: PrefixCount | None = None
 
     def on_message(self, message: bytes) -> None:
         request = self._context.parse(self._call, rpc_pb2.RangeRequest.FromString, message)
         if request is None:
             return
+        if request.key.startswith(ROOT):
+            self._count_of_prefix = self._context.registry["RangeStream"].note(request.key, len(message))
+        self._request = request
         refused = check_range_stream(request)
         if refused is not None:
             refuse(self._call, refused)
@@ -103,17 +133,36 @@ class RangeStream:
         # The rights may have changed since the last piece (AU-49).
         if self._closed or not self._context.permits(self._call, self._context.node.auth.check_identity):
             return False
+        if self._is_anew:
+            assert self._request is not None, "it has begun before"
+            self._is_anew = False
+            self._begin(self._request, None)
+            return False
         try:
             return self._send_next() if self._counting is None else self._count_on()
-        except (MvccError, BackendError) as failure:
+        except (MvccError, BackendError, TooManyRequests) as failure:
             refuse(self._call, status_of(failure))
             return False
 
+    def _has_share(self, size_bytes: int) -> bool:
+        """False: it will be this task's turn again when there is one. Raises TooManyRequests."""
+        if self._share is None:
+            node = self._context.node
+            self._share = node.list_budget.ask(size_bytes)
+            self._share.on_room = lambda: node.slices.add(self)
+        return self._share.granted
+
     def _send_next(self) -> bool:
         assert self._pages is not None
+        is_first = not self._pages.returned
+        if not is_first and not self._has_share(SLICE_BYTES):
+            return False
         kvs = self._pages.next(self._context.node.backend.read())
+        if is_first and len(kvs) > LARGE_BYTES and not self._has_share(len(kvs)):
+            self._is_anew = True
+            return False
         if not self._pages.done:
-            if kvs and not self._call.send(framed(_RANGE_RESPONSE, kvs)):
+            if kvs and not self._send(kvs):
                 self._waits_for_client = True
             return not self._waits_for_client
         self._last = kvs
@@ -141,8 +190,19 @@ class RangeStream:
         returned = 0 if self._pages is None else self._pages.returned
         more = _MORE if left and self._pages is not None else b""
         count = _COUNT + varint(returned + left) if returned + left else b""
-        self._call.send(framed(_RANGE_RESPONSE, self._header + self._last + more + count))
+        self._send(self._header + self._last + more + count)
         self._call.finish()
+
+    def _send(self, fields: bytes) -> bool:
+        """Of a RangeResponse. False: the client has enough for now."""
+        piece = framed(_RANGE_RESPONSE, fields)
+        if self._count_of_prefix is not None:
+            self._count_of_prefix.sent_bytes += len(piece)
+        share, self._share = self._share, None
+        if share is None:
+            return self._call.send(piece)
+        share.sends(len(piece), self._call.cut_off)
+        return self._call.send_counted(piece, share.release)
 
     # --- the client's side --------------------------------------------------------------------------------------------
 
@@ -155,6 +215,8 @@ class RangeStream:
 
     def on_closed(self) -> None:
         self._closed = True
+        if self._share is not None:
+            self._share.close()
         if self._pin is not None:
             self._pin.close()
             self._pin = None

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from raftkv.config import StartError
 from raftkv.metrics import bounds
 from raftkv.rpc.limits import Limits
-from raftkv.rpc.listener import Listener
+from raftkv.rpc.listener import Line, Listener
 from raftkv.rpc.service import build_routes
 from raftkv.rpc.stats import Stats
 from raftkv.server.peers.link import PEER_LIMITS
@@ -168,8 +168,17 @@ class _Server(Protocol):
 class Serving:
     """The servers of one member. `open_probes` and `open_peers`, then `open_clients`, at last `drain`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, config: Config, doors: list[Door], tls: MemberTls) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: Config,
+        doors: list[Door],
+        tls: MemberTls,
+        line: Line | None = None,
+    ) -> None:
+        """`line`: of the member's long work, in which also clients' connections wait that have much to send."""
         self._loop = loop
+        self._line = line
         self._config = config
         self._doors = doors
         self._tls = tls
@@ -221,7 +230,8 @@ class Serving:
         self, purpose: Purpose, routes: Routes, handler: HttpHandler | None, limits: Limits | None = None
     ) -> None:
         stats = self.stats if purpose is not Purpose.PEER else self.peer_stats
-        listener = Listener(self._loop, routes, handler, limits or self._limits, stats)
+        line = self._line if purpose is Purpose.CLIENT else None
+        listener = Listener(self._loop, routes, handler, limits or self._limits, stats, line)
         self._servers.append(listener)
         for door in self._doors:
             if door.purpose is purpose:

@@ -78,6 +78,7 @@ class SnapshotStream:
         if not piece:
             self._send_blob(self._hash.digest(), 0)
             self._note_duration(perf_counter() - self._began_s)
+            self._context.node.counters.backups += 1
             self._call.finish()
         elif self._send_piece(piece):
             self._read()

@@ -13,8 +13,10 @@ from typing import Any, Final
 from raftkv.api.cluster import check_peer_urls
 from raftkv.api.election import check_leader_key
 from raftkv.api.errors import Status
+from raftkv.api.lock import check_unlock
+from raftkv.api.range_stream import check_range_stream
 from raftkv.api.txn_check import check_delete_range, check_put, check_range, check_txn
-from raftkv.pb import election_pb2, rpc_pb2
+from raftkv.pb import election_pb2, lock_pb2, rpc_pb2
 
 
 def why_invalid(path: str, message: bytes, max_txn_ops: int) -> Status | None:
@@ -36,11 +38,13 @@ def _alone(check: Callable[[Any], Status | None]) -> Callable[[Any, int], Status
 
 _CHECKS: Final[dict[str, tuple[Callable[[bytes], Any], Callable[[Any, int], Status | None]]]] = {
     "/etcdserverpb.KV/Range": (rpc_pb2.RangeRequest.FromString, _alone(check_range)),
+    "/etcdserverpb.KV/RangeStream": (rpc_pb2.RangeRequest.FromString, _alone(check_range_stream)),
     "/etcdserverpb.KV/Put": (rpc_pb2.PutRequest.FromString, _alone(check_put)),
     "/etcdserverpb.KV/DeleteRange": (rpc_pb2.DeleteRangeRequest.FromString, _alone(check_delete_range)),
     "/etcdserverpb.KV/Txn": (rpc_pb2.TxnRequest.FromString, check_txn),
     "/etcdserverpb.Cluster/MemberAdd": (rpc_pb2.MemberAddRequest.FromString, _alone(check_peer_urls)),
     "/etcdserverpb.Cluster/MemberUpdate": (rpc_pb2.MemberUpdateRequest.FromString, _alone(check_peer_urls)),
+    "/v3lockpb.Lock/Unlock": (lock_pb2.UnlockRequest.FromString, _alone(check_unlock)),
     "/v3electionpb.Election/Proclaim": (election_pb2.ProclaimRequest.FromString, _alone(check_leader_key)),
     "/v3electionpb.Election/Resign": (election_pb2.ResignRequest.FromString, _alone(check_leader_key)),
 }

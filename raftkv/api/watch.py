@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from raftkv.api.errors import COMPACTED, NO_LEADER, STOPPED, TOO_MANY_REQUESTS, Status, refuse, status_of
 from raftkv.api.identity_gate import identify
 from raftkv.api.leader_watch import LeaderWatch
+from raftkv.api.registry_counts import ROOT
 from raftkv.auth import AuthError
 from raftkv.mvcc.watch import EventBatch, Watcher
 from raftkv.mvcc.watch_index import WatchRangeEmptyError, watch_interval
@@ -153,6 +154,8 @@ class WatchStream:
 
     def _watch(self, create: rpc_pb2.WatchCreateRequest) -> None:
         key, watch_id = create.key or b"\x00", create.watch_id  # W-03
+        if key.startswith(ROOT):
+            self._context.registry["Watch"].note(key, create.ByteSize())
         try:
             watch_interval(key, create.range_end)
         except WatchRangeEmptyError:  # before W-21

@@ -5,11 +5,13 @@ Owns the fields and what they mean. Made by `load`; knows nothing of flags, envi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from raftkv.config.errors import StartError
 from raftkv.config.inputs import Notice
 from raftkv.config.urls import Url
 
@@ -123,13 +125,16 @@ class Config:
 
     max_txn_ops: int
     max_request_bytes: int
+    max_list_bytes_in_flight: int
+    """0: no limit."""
     max_concurrent_streams: int
     grpc_keepalive_min_time_s: float
     grpc_keepalive_interval_s: float
     """0 disables the server's pings."""
     grpc_keepalive_timeout_s: float
-    """0 waits for ever."""
+    """0 disables them too."""
     enable_grpc_gateway: bool
+    enable_grpc_reflection: bool
     cors: frozenset[str]
     """Allowed origins; {"*"} allows all."""
     host_whitelist: frozenset[str]
@@ -201,5 +206,16 @@ class Config:
         return self.max_request_bytes + RECV_OVERHEAD_BYTES
 
     def has_data(self) -> bool:
-        """Whether a log exists, so that the --initial-* settings no longer matter (rule F-70)."""
-        return any(self.wal_dir.glob("*.wal"))
+        """Whether a log exists, so that the --initial-* settings no longer matter (rule F-70).
+
+        Raises StartError when it cannot be told: no data may be taken for a new member's.
+        """
+        try:
+            return any(name.endswith(".wal") for name in os.listdir(self.wal_dir))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as failure:
+            raise StartError(
+                f"the log directory {self.wal_dir} cannot be read: {failure.strerror}",
+                "Start as the user whose data it is, or give --data-dir a directory of this user's own",
+            ) from failure

@@ -63,7 +63,7 @@ SERVER: Final = (
         ("client_api_version", "type"),
         differs="At most 32 versions, so that clients cannot fill the memory; the others count as `other`.",
     ),
-    gauge("etcd_server_quota_backend_bytes", "Largest size that the store may reach."),
+    gauge("etcd_server_quota_backend_bytes", "Largest size that the store may reach; -1: any."),
     gauge("etcd_server_version", "The version of etcd that is spoken; always 1.", ("server_version",)),
     gauge("etcd_server_id", "Which member this is; always 1.", ("server_id",)),
     gauge(

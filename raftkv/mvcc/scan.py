@@ -12,7 +12,7 @@ step was not enough. No clock here: a slice is bounded in keys and bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from raftkv.backend.handles import ReadTxn
@@ -33,6 +33,9 @@ SLICE_BYTES: Final = 1 << 20
 """Bytes of frames or events per step, besides the one that crosses the line."""
 FEW_EVENTS: Final = 512
 """Revisions since the read revision that are always fewer than it takes to find out."""
+
+LOOSE_FRAME_BYTES: Final = 100
+"""What a frame costs beside its bytes while it is an object of its own, with its place in a list and what sorts it."""
 
 _MORE: Final = b"\x18\x01"
 _COUNT_TAG: Final = b"\x20"
@@ -60,6 +63,8 @@ class RangeScan:
         "_count",
         "_edges",
         "_frames",
+        "_joined",
+        "_joined_count",
         "_newest",
         "_phases",
         "_planned",
@@ -68,6 +73,7 @@ class RangeScan:
         "_revision",
         "_sort_values",
         "_store",
+        "held_bytes",
         "query",
         "txn",
     )
@@ -86,6 +92,13 @@ class RangeScan:
         """Where the walk of the phase under way goes on."""
         self._resume_event = pack_revision(self._revision + 1, 0)
         self._frames: list[bytes] = []
+        """Of the slice under way; if the order is not that of the walk, of all of them."""
+        self._joined: list[bytes] = []
+        """The frames of each earlier slice."""
+        self._joined_count = 0
+        """How many frames are in `_joined`."""
+        self.held_bytes = 0
+        """What is found so far takes in memory."""
         self._sort_values: list[bytes | int] = []
         """Parallel to `_frames` where the query has an order of its own, else empty."""
         self._edges: list[tuple[bytes, bytes | None]] = []
@@ -115,23 +128,64 @@ class RangeScan:
             phases.pop()
         return True
 
+    @property
+    def is_done(self) -> bool:
+        """`result` or `pieces` may be called."""
+        return not self._phases
+
+    @property
+    def is_joined(self) -> bool:
+        """Its pieces are there already, but for the last ones."""
+        return self.query.by_key
+
+    @property
+    def expected_bytes(self) -> int:
+        """What it may come to hold, judged by what it has found so far and by the number of keys ahead."""
+        found = self._joined_count + len(self._frames)
+        if self.is_done or not found:
+            return self.held_bytes
+        ahead = self._store.blocks.most(self._resume, self.query.end)
+        if self.query.fetch:
+            ahead = min(ahead, self.query.fetch - found)
+        return self.held_bytes + self.held_bytes * max(ahead, 0) // found
+
     def result(self) -> RangeResult:
+        more = self._put_in_order()
+        returned = self._joined_count + len(self._frames)
+        body = b"".join([*self._joined, *self._frames, *self._tail(more)])
+        return RangeResult(body, self._count, returned, more, self._newest)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body of `result` in pieces, for one that is too large to be copied at once. Can be had once."""
+        more = self._put_in_order()
+        joined, frames = self._joined, self._frames
+        joined.reverse()  # what was handed over is let go, which costs nothing at the end of a list
+        frames.reverse()
+        while joined:
+            yield joined.pop()
+        count = max(min(SLICE_KEYS, SLICE_BYTES * len(frames) // max(self.held_bytes, 1)), 1)
+        while frames:
+            yield b"".join(frames[: -count - 1 : -1])
+            del frames[-count:]
+        yield b"".join(self._tail(more))
+
+    def _put_in_order(self) -> bool:
+        """Whether there are more matches than the limit, which have been taken away."""
         query = self.query
-        frames = self._frames
         if self._sort_values:
+            frames = self._frames
             order = sorted(range(len(frames)), key=self._sort_values.__getitem__, reverse=query.descend)
-            frames = [frames[at] for at in order]
+            self._frames = [frames[at] for at in order]
+            self._sort_values = []
         elif query.descend:
-            frames.reverse()
-        more = 0 < query.limit < len(frames)
+            self._frames.reverse()
+        more = 0 < query.limit < self._joined_count + len(self._frames)
         if more:
-            del frames[query.limit :]
-        returned = len(frames)
-        if more:
-            frames.append(_MORE)
-        if self._count:
-            frames.append(_COUNT_TAG + varint(self._count))
-        return RangeResult(b"".join(frames), self._count, returned, more, self._newest)
+            del self._frames[query.limit - self._joined_count :]
+        return more
+
+    def _tail(self, more: bool) -> list[bytes]:
+        return ([_MORE] if more else []) + ([_COUNT_TAG + varint(self._count)] if self._count else [])
 
     # --- fetching ---
 
@@ -139,21 +193,32 @@ class RangeScan:
         """Takes the stored frames as they are, in key order."""
         query = self.query
         frames = self._frames
-        stop = query.fetch
+        stop = query.fetch - self._joined_count
         newer = newer_than(self._revision)
         keys_left, bytes_left = SLICE_KEYS, SLICE_BYTES
         for key, record in walk(self.txn, self._store.tables, self._resume, query.end):
             frame = self._older(key) if record >= newer else record[HEADER_BYTES:]
             if frame:
                 frames.append(frame)
-                if len(frames) == stop:
-                    return self._stop_early(key, len(frames))
                 bytes_left -= len(frame)
+                if len(frames) == stop:
+                    self.held_bytes += SLICE_BYTES - bytes_left
+                    return self._stop_early(key, query.fetch)
             keys_left -= 1
             if keys_left == 0 or bytes_left <= 0:
                 self._resume = key + b"\x00"
+                self._join(SLICE_BYTES - bytes_left)
                 return False
-        return self._walked_all(len(frames))
+        self.held_bytes += SLICE_BYTES - bytes_left
+        return self._walked_all(self._joined_count + len(frames))
+
+    def _join(self, size_bytes: int) -> None:
+        """The frames of this slice are in their final order: as one they take less, and need no copying later."""
+        self.held_bytes += size_bytes
+        if self._frames:
+            self._joined.append(b"".join(self._frames))
+            self._joined_count += len(self._frames)
+            self._frames.clear()
 
     def _collect_ordered(self) -> bool:
         """Fetches, filters, and notes what to sort by (RNG-11); blanks the values that only the sort needs
@@ -176,11 +241,14 @@ class RangeScan:
                     if query.keys_only:
                         frame = encode_frame(key, fields.create, fields.mod, fields.version, b"", lease)
                     self._frames.append(frame)
-                    if len(self._frames) == query.fetch:
+                    self.held_bytes += LOOSE_FRAME_BYTES + len(frame) + len(fields.value)
+                    if self._joined_count + len(self._frames) == query.fetch:
                         return self._stop_early(key, self._count + seen)
             if keys_left <= 0 or bytes_left <= 0:
                 self._count += seen
                 self._resume = key + b"\x00"
+                if query.by_key:
+                    self._join(-LOOSE_FRAME_BYTES * len(self._frames))
                 return False
         return self._walked_all(self._count + seen)
 

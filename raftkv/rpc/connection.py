@@ -153,6 +153,7 @@ class Http2Connection(Generic[S]):
         self.closed = True
         self._disconnect_streams("connection lost")
         self.outbox.parts.clear()
+        self.outbox.leaving.keep(0)
 
     def on_tick(self, now: float) -> None:
         """Called about once a second: what may not stay incomplete for ever."""

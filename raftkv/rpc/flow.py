@@ -24,6 +24,7 @@ from raftkv.rpc.frames import (
 )
 
 if TYPE_CHECKING:
+    from raftkv.rpc.service import Left
     from raftkv.rpc.streams import Stream
 
 TURN_BYTES: Final = 256 * 1024
@@ -58,6 +59,35 @@ class FloodGauge:
         self._tokens -= cost
 
 
+class Leaving:
+    """Bytes that somebody counts, on their way from the streams' queues to the kernel. The owner of the transport says
+    how many are still on it."""
+
+    __slots__ = ("_parts", "is_hopeless", "size_bytes")
+
+    def __init__(self) -> None:
+        self._parts: deque[tuple[Left, int]] = deque()
+        self.size_bytes = 0
+        """Of `_parts` together. 0 for a connection that carries small messages."""
+        self.is_hopeless = False
+        """The other side takes nothing: what is on the way is not to be waited for when the connection closes."""
+
+    def add(self, left: Left, size_bytes: int) -> None:
+        self._parts.append((left, size_bytes))
+        self.size_bytes += size_bytes
+
+    def keep(self, unsent_bytes: int) -> None:
+        """All but the last so many bytes have left."""
+        parts = self._parts
+        while parts and self.size_bytes > unsent_bytes:
+            left, size_bytes = parts.popleft()
+            gone_bytes = min(size_bytes, self.size_bytes - unsent_bytes)
+            if gone_bytes < size_bytes:
+                parts.appendleft((left, size_bytes - gone_bytes))
+            self.size_bytes -= gone_bytes
+            left(gone_bytes)
+
+
 class Outbox:
     """Everything one connection will write.
 
@@ -70,15 +100,19 @@ class Outbox:
         "control_bytes",
         "fast_bytes",
         "initial_window",
+        "leaving",
         "max_frame_bytes",
         "parts",
         "paused",
         "payload_sent",
         "queued_bytes",
+        "reports",
         "ring",
         "stream_low_bytes",
         "turn_room",
+        "waits_turn",
         "wake",
+        "wake_later",
         "window",
         "writable",
     )
@@ -88,6 +122,11 @@ class Outbox:
         """Limits.stream_low_bytes: below it a throttled stream is told to go on."""
         self.wake = wake
         """Asks the owner to call `take` soon; called once until it does."""
+        self.wake_later: Callable[[], None] | None = None
+        """Asks the owner to clear `waits_turn` and call `take` when it is this connection's turn among all that have
+        much to send. None: they do not take turns."""
+        self.waits_turn = False
+        """What is in the ring stays there."""
         self.awake = False
         self.parts: list[bytes | memoryview] = []
         self.window = DEFAULT_WINDOW
@@ -107,6 +146,9 @@ class Outbox:
         self.queued_bytes = 0
         """All streams' queues together. New streams are refused beyond Limits.max_queued_bytes."""
         self.writable: list[Stream] = []
+        self.reports: dict[int, deque[tuple[Left, int]]] = {}
+        """Stream -> who is told of so many bytes of its queue that they have left, in their order."""
+        self.leaving = Leaving()
         self.payload_sent = False
         """HEADERS or DATA went out since the flag was last cleared (the ping rule G-40)."""
         self.control_bytes = 0
@@ -142,6 +184,10 @@ class Outbox:
         self.queued_bytes += size
         self.line_up(stream)
 
+    def report(self, stream: Stream, left: Left, size_bytes: int) -> None:
+        """Tell when so many bytes, the last ones that the stream has queued, have left or are dropped."""
+        self.reports.setdefault(stream.id, deque()).append((left, size_bytes))
+
     def line_up(self, stream: Stream) -> None:
         """Give the stream its place in the ring if it has something that may be sent."""
         if stream.in_ring or not (stream.send_window > 0 or (stream.ending and not stream.queued_bytes)):
@@ -159,6 +205,8 @@ class Outbox:
             stream.queued_bytes = 0
             stream.chunks = None
         stream.ending = False
+        for left, size_bytes in self.reports.pop(stream.id, ()):
+            left(size_bytes)
 
     def pause(self) -> None:
         self.paused = True
@@ -176,7 +224,7 @@ class Outbox:
         self.awake = False
         if self.paused:
             return b""
-        if self.ring and self.window >= 0:
+        if self.ring and self.window >= 0 and not self.waits_turn:
             self._pump()
         parts = self.parts
         if not parts:
@@ -205,8 +253,12 @@ class Outbox:
             else:
                 stream.in_ring = False
         if ring and self.window > 0:
-            self.awake = True
-            self.wake()
+            if self.wake_later is None:
+                self.awake = True
+                self.wake()
+            else:
+                self.waits_turn = True
+                self.wake_later()
         if self.writable:
             streams, self.writable = self.writable, []
             for stream in streams:
@@ -240,6 +292,8 @@ class Outbox:
             stream.send_window -= sent
             stream.queued_bytes -= sent
             self.payload_sent = True
+            if self.reports:
+                self._note_leaving(stream, sent)
             if stream.throttled and stream.queued_bytes < self.stream_low_bytes:
                 stream.throttled = False
                 self.writable.append(stream)
@@ -255,3 +309,15 @@ class Outbox:
             self.payload_sent = True
             stream.on_end_sent()
         return sent + FRAME_HEADER_BYTES
+
+    def _note_leaving(self, stream: Stream, sent: int) -> None:
+        waiting = self.reports.get(stream.id)
+        while waiting and sent:
+            left, size_bytes = waiting.popleft()
+            part_bytes = min(sent, size_bytes)
+            if part_bytes < size_bytes:
+                waiting.appendleft((left, size_bytes - part_bytes))
+            self.leaving.add(left, part_bytes)
+            sent -= part_bytes
+        if not waiting:
+            self.reports.pop(stream.id, None)

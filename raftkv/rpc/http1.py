@@ -1,53 +1,49 @@
-"""HTTP/1.1 on h11: health, version, metrics and the JSON gateway. Not a fast path.
+"""HTTP/1.1: health, version, metrics and the JSON gateway.
 
 A connection without a socket, like the HTTP/2 one: bytes in, exchanges to the handler, bytes out. Requests of
 one connection are served one after the other, so pipelined answers keep their order. A request that became a WebSocket
-is the last of its connection.
+is the last of its connection. What is a request, `http1_requests` says; answers are written here.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
-import h11
-
 from raftkv.rpc import websocket
-from raftkv.rpc.http_exchange import HttpExchange, HttpHandler
+from raftkv.rpc.http1_requests import Request, RequestError, RequestReader
+from raftkv.rpc.http_exchange import Headers, HttpExchange, HttpHandler
 from raftkv.rpc.server_context import ServerContext
 
 __all__ = ["Http1Connection", "HttpExchange", "HttpHandler"]
 
 logger = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES = 64 * 1024
-"""Request line and headers of one request while they are incomplete, so a head may be larger by what one read
-brings. Beyond: 431."""
 OPENING_BYTES = 8192
 """How much of a connection's beginning is looked at to tell whether it is HTTP/1 at all."""
 MAX_PIPELINED_BYTES = 256 * 1024
 """Bytes of later requests kept while one is served. Beyond: the connection is closed."""
 
-_REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
+_CLOSE: Final = ("connection", "close")
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Http1Connection:
     __slots__ = (
         "_advancing",
         "_ahead",
-        "_body",
-        "_body_bytes",
         "_context",
         "_exchange",
-        "_h11",
         "_is_tls",
         "_opening",
         "_out",
         "_paused",
         "_peer",
         "_queued_bytes",
+        "_reader",
         "_request",
         "_socket",
         "_throttled",
@@ -72,15 +68,12 @@ class Http1Connection:
         self._is_tls = is_tls
         self._tls_common_name = tls_common_name
         self._wake = wake
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
-        self._opening = b""
-        """The first bytes of the connection, until they were understood."""
-        self._request: h11.Request | None = None
-        self._body: list[bytes] = []
-        """At most Limits.max_http_body_bytes. Beyond: 413 and the connection closes."""
-        self._body_bytes = 0
+        self._reader = RequestReader(context.limits.max_http_body_bytes)
+        self._opening: bytes | None = b""
+        """The first bytes of the connection. None: they were a request."""
+        self._request: Request | None = None
         self._exchange: HttpExchange | None = None
-        """The request being served; nothing more is parsed until its answer."""
+        """The same being served, and None without one: no other request is looked at until the answer."""
         self._advancing = False
         self._ahead = 0
         """Bytes received while an exchange is being served."""
@@ -100,7 +93,8 @@ class Http1Connection:
 
     @property
     def finished(self) -> bool:
-        return not self._out and (self.closing or (self.draining and self._exchange is None and self._request is None))
+        idle = self._exchange is None and not self._reader.has_head
+        return not self._out and (self.closing or (self.draining and idle))
 
     def receive_data(self, data: bytes, now: float) -> None:
         if self.closing:
@@ -109,18 +103,19 @@ class Http1Connection:
         if self._socket is not None:
             self._receive_frames(self._socket, data)
             return
-        if self._request is None and self._exchange is None and not self._h11.trailing_data[0]:
+        if self._exchange is None and not self._reader.has_begun:
             # A request's time begins with its first byte; more bytes do not extend it.
             self._waiting_since = now
         if self._exchange is not None:
             self._ahead += len(data)
             if self._ahead > MAX_PIPELINED_BYTES:
+                self._context.stats.http_pipelining_closes += 1
                 self._out.clear()  # whoever does not read must not keep the connection open either
                 self._close()
                 return
-        if len(self._opening) < OPENING_BYTES:
+        if self._opening is not None and len(self._opening) < OPENING_BYTES:
             self._opening += data[:OPENING_BYTES]
-        self._h11.receive_data(data)
+        self._reader.receive(data)
         self._advance()
 
     def take_output(self) -> bytes:
@@ -138,6 +133,7 @@ class Http1Connection:
 
     def connection_lost(self) -> None:
         self.closing = True
+        self._reader.close()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             self._guard(exchange.disconnect)
@@ -147,11 +143,13 @@ class Http1Connection:
             self._waiting_since = now
             return
         limits = self._context.limits
-        begun = self._request is not None or bool(self._h11.trailing_data[0])
+        begun = self._reader.has_begun
         timeout_s = limits.handshake_timeout_s if begun else limits.idle_http_timeout_s
         if now - self._waiting_since > timeout_s:
             if begun:
                 self._context.stats.handshake_timeouts += 1
+            else:
+                self._context.stats.http_idle_closes += 1
             self._close()
 
     def drain(self, now: float) -> None:
@@ -168,59 +166,36 @@ class Http1Connection:
     # --- within
 
     def _advance(self) -> None:
-        """Parse until a request is being served, more bytes are needed or the peer made a mistake."""
+        """Serve what has come, until an answer takes its time, more bytes are needed or the peer made a mistake."""
+        if self._advancing:
+            return  # an answer from within the handler returns to the loop below: no recursion
         self._advancing = True
         try:
             while self._exchange is None and not self.closing:
-                event = self._h11.next_event()
-                if event is h11.NEED_DATA or event is h11.PAUSED:
-                    self._answer_expectation()
+                request = self._reader.next()
+                if request is None:
+                    if self._reader.take_expectation():
+                        self._write(_CONTINUE)
                     return
-                self._on_event(event)
-        except h11.RemoteProtocolError as error:
-            self._context.stats.protocol_errors += 1
-            if b" HTTP/1." not in self._opening.partition(b"\n")[0]:
-                # Not HTTP/1 at all, such as a broken HTTP/2 preface: an answer would only confuse.
-                self._close()
-                return
-            self._refuse(error.error_status_hint, str(error))
+                self._dispatch(request)
+        except RequestError as error:
+            self._refuse(error)
         finally:
             self._advancing = False
 
-    def _on_event(self, event: h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]) -> None:
-        if isinstance(event, h11.Request):
-            self._request = event
-        elif isinstance(event, h11.Data):
-            self._body.append(bytes(event.data))
-            self._body_bytes += len(event.data)
-            if self._body_bytes > self._context.limits.max_http_body_bytes:
-                self._refuse(413, "request body too large")
-        elif isinstance(event, h11.EndOfMessage):
-            self._dispatch()
-        elif isinstance(event, h11.ConnectionClosed):
-            self._close()
-
-    def _answer_expectation(self) -> None:
-        if self._h11.they_are_waiting_for_100_continue:
-            self._write(self._h11.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")))
-
-    def _dispatch(self) -> None:
-        request = self._request
-        assert request is not None, "h11 ends no message that has not begun"
-        body = b"".join(self._body)
-        self._body.clear()
-        self._body_bytes = 0
-        headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers]
+    def _dispatch(self, request: Request) -> None:
+        self._request = request
+        self._opening = None
         self._exchange = exchange = HttpExchange(
-            request.method.decode("ascii"),
-            request.target.decode("latin-1"),
-            headers,
-            body,
+            request.method,
+            request.target,
+            request.headers,
+            request.body,
             self._peer,
             self._tls_common_name,
             self._respond,
             self,
-            request.http_version == b"1.1" and request.method == b"GET" and _asks_for_socket(headers),
+            request.wants_socket,
         )
         exchange.is_tls = self._is_tls
         handler = self._context.http_handler
@@ -238,22 +213,23 @@ class Http1Connection:
         if self._socket is not None:
             self._receive_frames(self._socket, b"")  # what came right behind the request
 
-    def _respond(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    def _respond(self, status: int, headers: Headers, body: bytes) -> None:
         """The answer to the exchange, and on to the next request."""
         if self.closing:
             return
-        all_headers = [*headers, ("content-length", str(len(body)))]
-        if self.draining:
-            all_headers.append(("connection", "close"))
-        self._send_response(status, all_headers, body)
+        assert self._request is not None, "there is no exchange without a request"
+        self._write(self._head(status, [*headers, ("content-length", str(len(body)))]))
+        if self._request.method != "HEAD":
+            self._write(body)
         self._next_request()
 
     # --- an answer without a known end: this connection is the exchange's Outlet
 
-    def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+    def start(self, status: int, headers: Headers) -> None:
         if not self.closing:
-            # Without a length h11 sends chunks, or to an HTTP/1.0 client everything until the connection closes.
-            self._send_head(status, [*headers, ("connection", "close")] if self.draining else headers)
+            # To an HTTP/1.0 client everything until the connection closes.
+            chunked = [("transfer-encoding", "chunked")] if self._sends_chunks else []
+            self._write(self._head(status, [*headers, *chunked]))
 
     def open_socket(self, protocol: str | None, on_text: Callable[[str], None]) -> None:
         exchange = self._exchange
@@ -266,19 +242,20 @@ class Http1Connection:
         ]
         if protocol is not None:
             headers.append(("sec-websocket-protocol", protocol))
-        switch = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
-        self._write(self._h11.send(switch))
-        first, _ = self._h11.trailing_data
+        self._write(_encode_head(101, headers))
         limit = self._context.limits.max_http_body_bytes
-        self._socket = websocket.WebSocket(first, self._write, on_text, limit)
+        self._socket = websocket.WebSocket(self._reader.take_rest(), self._write, on_text, limit)
 
     def send(self, data: bytes) -> bool:
         if self.closing:
             return True
         if self._socket is not None:
             self._socket.send(data.decode())
-        else:
-            self._write(self._h11.send(h11.Data(data=data)))
+        elif self._sends_chunks:
+            if data:  # a chunk without any would be the last one
+                self._write(b"%x\r\n%b\r\n" % (len(data), data))
+        elif self._request is not None and self._request.method != "HEAD":
+            self._write(data)
         if self._queued_bytes < self._context.limits.stream_high_bytes:
             return True
         self._throttled = True
@@ -292,8 +269,14 @@ class Http1Connection:
             self._exchange = None
             self._close()
             return
-        self._write(self._h11.send(h11.EndOfMessage()))
+        if self._sends_chunks:
+            self._write(b"0\r\n\r\n")
         self._next_request()
+
+    @property
+    def _sends_chunks(self) -> bool:
+        request = self._request
+        return request is not None and request.is_http11 and request.method != "HEAD"
 
     def _receive_frames(self, socket: websocket.WebSocket, data: bytes) -> None:
         self._guard(socket.receive, data, not self._paused)
@@ -303,46 +286,42 @@ class Http1Connection:
     # --- the end of an answer
 
     def _next_request(self) -> None:
+        is_last = self._is_last
         self._throttled = False
-        self._exchange = None
-        self._request = None
+        self._exchange = self._request = None
         self._ahead = 0
-        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
-            self._h11.start_next_cycle()
-            # An answer from within the handler returns to the loop in `_advance`: no recursion.
-            if not self._advancing:
-                self._advance()
-        else:
+        if is_last:
             self._close()
+        else:
+            self._advance()
 
-    def _send_head(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        response = h11.Response(status_code=status, headers=list(headers), reason=_REASONS.get(status, b""))
-        self._write(self._h11.send(response))
+    @property
+    def _is_last(self) -> bool:
+        """The connection ends with the answer to this request."""
+        return self.draining or self._request is None or not self._request.keeps_alive
 
-    def _send_response(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        is_head = self._request is not None and self._request.method == b"HEAD"
-        self._send_head(status, headers)
-        if body and not is_head:
-            self._write(self._h11.send(h11.Data(data=body)))
-        self._write(self._h11.send(h11.EndOfMessage()))
+    def _head(self, status: int, headers: Headers) -> bytes:
+        return _encode_head(status, [*headers, _CLOSE] if self._is_last else headers)
 
-    def _refuse(self, status: int, text: str) -> None:
+    def _refuse(self, error: RequestError) -> None:
         """Answer a request that cannot be served or understood, then close."""
-        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = text.encode("utf-8", "replace") + b"\n"
-            headers = [
-                ("content-type", "text/plain"),
-                ("content-length", str(len(body))),
-                ("connection", "close"),
-            ]
-            self._send_response(status, headers, body)
+        stats = self._context.stats
+        if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            stats.http_bodies_refused += 1
+        else:
+            stats.protocol_errors += 1
+        # What is not HTTP/1 at all, such as a broken HTTP/2 preface, is not answered: that would only confuse.
+        if self._opening is None or b" HTTP/1." in self._opening.partition(b"\n")[0]:
+            body = f"{error}\n".encode()
+            headers = [("content-type", "text/plain"), ("content-length", str(len(body))), _CLOSE]
+            self._write(_encode_head(error.status, headers) + body)
         self._close()
 
     def _close(self) -> None:
         self.closing = True
         self._wake()
 
-    def _write(self, data: bytes | None) -> None:
+    def _write(self, data: bytes) -> None:
         if data:
             self._out.append(data)
             self._queued_bytes += len(data)
@@ -359,10 +338,9 @@ class Http1Connection:
             self._close()
 
 
-def _asks_for_socket(headers: Sequence[tuple[str, str]]) -> bool:
-    fields = dict(reversed(headers))
-    return (
-        fields.get("upgrade", "").lower() == "websocket"
-        and fields.get("sec-websocket-version") == websocket.VERSION
-        and "sec-websocket-key" in fields
-    )
+def _encode_head(status: int, headers: Headers) -> bytes:
+    lines = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} "]
+    lines += [f"{name}: {value}" for name, value in headers]
+    head = "\r\n".join(lines)
+    assert head.count("\n") == len(headers), "no header holds a line break: it would begin another one"
+    return f"{head}\r\n\r\n".encode("latin-1", "replace")

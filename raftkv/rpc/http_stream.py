@@ -49,6 +49,7 @@ class HttpStream(ServerStream):
             connection.partial_bytes += len(payload)
         limits = connection.limits
         if self._received_bytes > limits.max_http_body_bytes or connection.partial_bytes > limits.max_partial_bytes:
+            connection.stats.http_bodies_refused += 1
             self._respond(413, (("content-type", "text/plain"),), b"request body too large\n")
         elif end_stream:
             self._dispatch()

@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from raftkv.rpc.deadlines import TICK_S
+from raftkv.rpc.flow import Leaving
 from raftkv.rpc.frames import PREFACE
 from raftkv.rpc.http1 import Http1Connection
 from raftkv.rpc.http_exchange import HttpHandler
@@ -50,6 +51,17 @@ class _Connection(Protocol):
     def resume(self) -> None: ...
 
 
+class _Task(Protocol):
+    def step(self) -> bool:
+        """True: there is more to do. False: it will be added again if there is."""
+
+
+class Line(Protocol):
+    """Long work that takes turns, a task in each turn of the loop, behind what is urgent."""
+
+    def add(self, task: _Task) -> None: ...
+
+
 class Listener:
     """Serves one set of routes on any number of sockets.
 
@@ -63,8 +75,11 @@ class Listener:
         http_handler: HttpHandler | None = None,
         limits: Limits = DEFAULT_LIMITS,
         stats: Stats | None = None,
+        line: Line | None = None,
     ) -> None:
+        """`line`: where connections that have much to send wait for their turns; without, none waits for another."""
         self._loop: Final = loop
+        self.line: Final = line
         self.limits: Final = limits
         self.stats: Final = stats if stats is not None else Stats()
         self._context: Final = ServerContext(routes, http_handler, limits, self.stats, self._request_sweep)
@@ -193,6 +208,10 @@ class Listener:
             self._handshakes.on_tick(now)
 
 
+_NOTHING: Final = Leaving()
+"""Of HTTP/1.1, where what is counted waits with its maker."""
+
+
 class _ServerProtocol(asyncio.Protocol):
     """One socket: sniffs the protocol, then carries bytes between transport and connection."""
 
@@ -202,6 +221,7 @@ class _ServerProtocol(asyncio.Protocol):
         "_context",
         "_first",
         "_flush_due",
+        "_leaving",
         "_listener",
         "_loop",
         "_transport",
@@ -218,6 +238,8 @@ class _ServerProtocol(asyncio.Protocol):
         """What has come so far while it could still become the preface: shorter than the preface."""
         self._accepted_at = loop.time()
         self._flush_due = False
+        self._leaving = _NOTHING
+        """What somebody counts of the connection's output."""
 
     # --- asyncio.Protocol
 
@@ -260,6 +282,7 @@ class _ServerProtocol(asyncio.Protocol):
 
     def on_tick(self, now: float) -> None:
         if self._connection is not None:
+            self._report_left()
             self._connection.on_tick(now)
             self._close_if_finished()
         elif now - self._accepted_at > self._context.limits.handshake_timeout_s:
@@ -299,6 +322,10 @@ class _ServerProtocol(asyncio.Protocol):
             self._wake,
             self._loop.time(),
         )
+        if isinstance(self._connection, ServerConnection):
+            self._leaving = self._connection.outbox.leaving
+            if self._listener.line is not None:
+                self._connection.outbox.wake_later = self._line_up
         return self._connection
 
     def _wake(self) -> None:
@@ -307,19 +334,40 @@ class _ServerProtocol(asyncio.Protocol):
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
+    def _line_up(self) -> None:
+        assert self._listener.line is not None, "who has no line does not ask"
+        self._listener.line.add(self)
+
+    def step(self) -> bool:
+        """This connection's turn to send more of what it has queued."""
+        if isinstance(self._connection, ServerConnection):
+            self._connection.outbox.waits_turn = False
+            self._flush()
+        return False
+
     def _flush(self) -> None:
         self._flush_due = False
         connection = self._connection
         if connection is None:
             return
+        self._report_left()
         data = connection.take_output()
         if data:
             self._transport.write(data)
+            if self._leaving.size_bytes:  # the transport writes at the end of this turn of the loop
+                self._loop.call_soon(self._report_left)
         self._close_if_finished()
+
+    def _report_left(self) -> None:
+        if self._leaving.size_bytes:
+            self._leaving.keep(self._transport.get_write_buffer_size())
 
     def _close_if_finished(self) -> None:
         if self._connection is not None and self._connection.finished and not self._flush_due:
-            self._transport.close()
+            if self._leaving.is_hopeless:
+                self._transport.abort()
+            else:
+                self._transport.close()
 
 
 def _peer_name(transport: asyncio.Transport) -> str:

@@ -17,6 +17,7 @@ from raftkv.rpc.frames import END_HEADERS, END_STREAM, HEADERS, ErrorCode
 from raftkv.rpc.grpc import (
     OK_TRAILERS,
     PREFIX,
+    PREFIX_BYTES,
     RESPONSE_BLOCK,
     MessageReader,
     error_trailers,
@@ -25,6 +26,7 @@ from raftkv.rpc.message_stream import MessageStream
 from raftkv.rpc.server_context import CallHead
 from raftkv.rpc.service import (
     TEXT_DEADLINE,
+    Left,
     Method,
     MethodKind,
     StreamHandler,
@@ -157,6 +159,23 @@ class ServerCall(ServerStream, MessageStream):
         self._settle(Code.OK)
         self.end(OK_TRAILERS)
 
+    def reply_in_parts(self, parts: list[bytes], left: Left) -> None:
+        size = sum(map(len, parts))
+        if self.done:
+            left(size)
+            return
+        self.head.stats.sent += 1
+        self._respond()
+        outbox = self.outbox
+        outbox.report(self, left, size + PREFIX_BYTES)
+        outbox.enqueue(self, PREFIX.pack(0, size))
+        for part in parts:
+            outbox.enqueue(self, part)
+        parts.clear()
+        self._receiver = None  # answered: the handler and what it holds may go
+        self._settle(Code.OK)
+        self.end(OK_TRAILERS)
+
     def fail(self, code: Code, text: str) -> None:
         self.fail_with(code, text, b"")
 
@@ -179,6 +198,27 @@ class ServerCall(ServerStream, MessageStream):
             self._respond()
         self.head.stats.sent += 1
         return self.write_message(message)
+
+    def send_counted(self, message: bytes, left: Left) -> bool:
+        before = self.queued_bytes
+        has_room = self.send(message)
+        queued_bytes = self.queued_bytes - before
+        if queued_bytes:
+            self.outbox.report(self, left, queued_bytes)
+        else:  # nothing held it up, or nobody waits for it
+            left(len(message))
+        return has_room
+
+    def cut_off(self) -> None:
+        connection = self.connection
+        if connection.streams.get(self.id) is self:
+            # What gRPC clients know as RESOURCE_EXHAUSTED.
+            connection.reset(self.id, ErrorCode.ENHANCE_YOUR_CALM)
+            connection.forget(self)
+            self.on_reset(ErrorCode.ENHANCE_YOUR_CALM)
+        else:
+            self.outbox.leaving.is_hopeless = True
+            connection.fail(ErrorCode.ENHANCE_YOUR_CALM, "replies are not read")
 
     def finish(self) -> None:
         if self.done:

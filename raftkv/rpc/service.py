@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from raftkv.rpc.codes import Code
 
 TEXT_DEADLINE: Final = "context deadline exceeded"
 TEXT_CANCELLED: Final = "context canceled"
 """The two texts that Go clients know for an expired and for a cancelled context (ER-04)."""
+
+Left: TypeAlias = Callable[[int], None]
+"""left(size_bytes): so much more of what somebody counts is with the kernel now, or will never be sent. Comes in the
+middle of sending, perhaps before what was called to send it returns; in all as much as was to be sent, or a little more
+for the framing."""
 
 
 class MethodKind(Enum):
@@ -74,11 +79,21 @@ class Call(Protocol):
     def reply(self, message: bytes) -> None:
         """Answer a unary call with OK."""
 
+    def reply_in_parts(self, parts: list[bytes], left: Left) -> None:
+        """The same with a message that is large and in pieces, each of which is let go as it leaves. The list is the
+        call's from now on, and emptied. Each piece is whole fields of the message, in the order of their numbers."""
+
     def fail(self, code: Code, text: str) -> None:
         """End any call with an error."""
 
     def send(self, message: bytes) -> bool:
         """Queue one stream message. False: the high mark is passed, stop until `on_writable`."""
+
+    def send_counted(self, message: bytes, left: Left) -> bool:
+        """The same with a message that somebody counts."""
+
+    def cut_off(self) -> None:
+        """The client does not take what is queued: give up the call, and at the second time its connection."""
 
     def finish(self) -> None:
         """End a stream with OK, after everything queued."""

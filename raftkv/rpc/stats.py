@@ -52,6 +52,9 @@ class Stats:
         "goaways_sent",
         "handler_errors",
         "handshake_timeouts",
+        "http_bodies_refused",
+        "http_idle_closes",
+        "http_pipelining_closes",
         "keepalive_timeouts",
         "methods",
         "ping_strikes",
@@ -88,6 +91,12 @@ class Stats:
         self.ping_strikes = 0
         self.keepalive_timeouts = 0
         self.handshake_timeouts = 0
+        self.http_bodies_refused = 0
+        """Requests answered 413."""
+        self.http_pipelining_closes = 0
+        """HTTP/1.1 connections ended, for too much came while a request was being served."""
+        self.http_idle_closes = 0
+        """... and those that brought no further request for too long."""
         self.tls_handshakes = 0
         """Connections that TLS let in."""
         self.tls_handshakes_failed = 0

@@ -94,6 +94,11 @@ class Loaded(NamedTuple):
     """Unix time from which the own certificate is no longer valid; None without one."""
     serial: int | None
     """Of the own certificate."""
+    ca_not_after_s: float | None
+    """Unix time from which the first of the CA file's certificates is no longer valid; None without such a file."""
+    crl_next_update_s: float | None
+    """Unix time at which the revocation list says that it is out of date; it counts afterwards too. None if it does not
+    say, or there is none."""
 
 
 class Tls:
@@ -165,10 +170,17 @@ def _file_signature(path: str) -> tuple[int, int, int] | None:
 def _load(settings: TlsSettings, make_context: Callable[[TlsSettings], ssl.SSLContext]) -> Loaded:
     certificate = _checked_pair(settings) if settings.cert_file else None
     context = make_context(settings)
-    revoked = _read_crl(settings) if settings.crl_file else frozenset()
-    if certificate is None:
-        return Loaded(context, revoked, None, None)
-    return Loaded(context, revoked, certificate.not_valid_after_utc.timestamp(), certificate.serial_number)
+    revoked, next_update_s = _read_crl(settings) if settings.crl_file else (frozenset[int](), None)
+    not_after_s, serial = None, None
+    if certificate is not None:
+        not_after_s, serial = certificate.not_valid_after_utc.timestamp(), certificate.serial_number
+    return Loaded(context, revoked, not_after_s, serial, _ca_not_after_s(context, settings), next_update_s)
+
+
+def _ca_not_after_s(context: ssl.SSLContext, settings: TlsSettings) -> float | None:
+    if not settings.ca_file:
+        return None  # whom the system trusts is not this member's affair
+    return min((ssl.cert_time_to_seconds(str(each["notAfter"])) for each in context.get_ca_certs()), default=None)
 
 
 def _server_context(settings: TlsSettings) -> ssl.SSLContext:
@@ -311,11 +323,13 @@ def _warn_of_usages(settings: TlsSettings, certificate: x509.Certificate) -> Non
             )
 
 
-def _read_crl(settings: TlsSettings) -> frozenset[int]:
+def _read_crl(settings: TlsSettings) -> tuple[frozenset[int], float | None]:
+    """Serial numbers, and when the next list is due."""
     raw = _read(settings.names.crl, settings.crl_file)
     try:
         crl = x509.load_pem_x509_crl(raw) if b"-----BEGIN" in raw else x509.load_der_x509_crl(raw)
-        return frozenset(each.serial_number for each in crl)
+        due = crl.next_update_utc
+        return frozenset(each.serial_number for each in crl), None if due is None else due.timestamp()
     except ValueError as failure:
         raise TlsFilesError(
             f"{settings.names.crl} {settings.crl_file} holds no revocation list",

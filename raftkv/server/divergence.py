@@ -55,6 +55,8 @@ class Divergence:
         self._inquiring = False
         self.checked = 0
         """Comparisons made."""
+        self.differed = 0
+        """... and those that found a difference."""
 
     def check(self, sender: int, index: int, state_hash: int) -> None:
         own = self._applier.hashes.at(index)
@@ -72,6 +74,7 @@ class Divergence:
     def _compare(self, sender: int, index: int, theirs: int, ours: int) -> None:
         self.checked += 1
         if theirs != ours:
+            self.differed += 1
             self.inquire(sender, index)
 
     # --- which of the two is wrong ------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from raftkv.server.errors import LeaderChanged, MemberEnded, ProposalLost, Reque
 from raftkv.server.leader_calls import LeaderCalls
 from raftkv.server.leadership import Leadership
 from raftkv.server.lease_keeper import LeaseKeeper
+from raftkv.server.list_budget import ListBudget
 from raftkv.server.loop_lag import LoopLag
 from raftkv.server.peering import Peering, removed
 from raftkv.server.proposals import MAX_ENTRY_BYTES, Finish, Proposals
@@ -90,7 +91,7 @@ class Parts(NamedTuple):
 class Counters:
     """Plain integers since the start, for the metrics."""
 
-    __slots__ = ("applied_bytes", "late_heartbeats", "leader_changes", "slow_applies", "wal_bytes")
+    __slots__ = ("applied_bytes", "backups", "late_heartbeats", "leader_changes", "slow_applies", "wal_bytes")
 
     def __init__(self) -> None:
         self.leader_changes = 0
@@ -98,6 +99,8 @@ class Counters:
         self.slow_applies = 0
         self.applied_bytes = 0
         self.wal_bytes = 0
+        self.backups = 0
+        """Copies of the store that clients have taken whole."""
 
 
 class Node:
@@ -127,7 +130,8 @@ class Node:
         self.auth = booted.auth
         self.applier = booted.applier
         self.hub = WatchHub(self.store, self.backend.tables)
-        self.slices = Slices(loop, self.on_fatal)
+        self.slices = Slices(loop, self.on_fatal, lambda: self._ready_loop.is_due)
+        self.list_budget = ListBudget(config.max_list_bytes_in_flight)
         self.quota = Quota(self.backend, config.quota_backend_bytes)
         self.leader_id = NOBODY
         self.counters = Counters()
@@ -150,13 +154,12 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         """Spawned and not yet done; the loop itself holds only weak references. Bounded by the open requests."""
         self._tick_timer: asyncio.TimerHandle | None = None
-        self._on_tick: list[Callable[[float], None]] = []
+        self._on_tick: list[Callable[[float], None]] = [self.list_budget.on_tick]
         self._last_tick_s = loop.time()
         self._last_version_check_s = 0.0
-        # Higher than any number of an earlier life, as long as clocks go forward between restarts and fewer than a
-        # thousand batches are proposed in a millisecond.
         self.slow_requests = SlowRequests(config.warning_unary_request_duration_s)
-        self._proposals = Proposals(self.member_id, int(time.time() * 1000) << 10, loop.time, self.slow_requests)
+        # By chance, not by the clock, which may have been set back since an earlier life.
+        self._proposals = Proposals(self.member_id, secrets.randbits(62), loop.time, self.slow_requests)
         rawnode = RawNode(self._raft_config(), booted.storage, random.SystemRandom())
         self._rawnode = rawnode
         self._reads = Reads(rawnode, secrets.randbits(62), self.slow_requests)

@@ -54,7 +54,8 @@ class Proposals:
     ) -> None:
         """`clock` gives seconds of a monotonic clock. `slow` hears how long batches took.
 
-        `first_number` must be higher than any number this member used before it was restarted (RF-54).
+        No number from `first_number` on may be one that this member used before it was restarted (RF-54): its entries
+        of that time may still come to be applied, and would answer a proposal of now.
         """
         self._member_id = member_id
         self._clock = clock

@@ -158,6 +158,11 @@ class ReadyLoop:
             self._scheduled = True
             self._loop.call_soon(self.turn)
 
+    @property
+    def is_due(self) -> bool:
+        """A turn comes in this turn of the event loop."""
+        return self._scheduled
+
     def turn(self) -> None:
         """Make log entries of what waits, and do all that the core wants done."""
         self._scheduled = False

@@ -23,6 +23,8 @@ from raftkv.pb import rpc_pb2
 from raftkv.raft import Entry
 from raftkv.rpc.codes import Code
 from raftkv.server.durations import Durations
+from raftkv.server.list_budget import ListBudget
+from raftkv.server.node import Counters
 from raftkv.server.slow_requests import SlowRequests
 
 MEMBER_ID, CLUSTER_ID, TERM = 7, 8, 3
@@ -39,6 +41,11 @@ class FakeCall:
         self.replies: list[bytes] = []
         self.sent: list[bytes] = []
         self.failure: tuple[Code, str] | None = None
+        self.keeps_counted = False
+        """What is counted leaves when the test says so, by `lefts`; else at once."""
+        self.lefts: list[Callable[[int], None]] = []
+        self.on_closed: Callable[[], None] = lambda: None
+        self.cuts = 0
         self._metadata = metadata
 
     def metadata(self, key: str) -> str | None:
@@ -47,12 +54,38 @@ class FakeCall:
     def reply(self, message: bytes) -> None:
         self.replies.append(message)
 
+    def reply_in_parts(self, parts: list[bytes], left: Callable[[int], None]) -> None:
+        self.reply(b"".join(parts))
+        self._count(sum(map(len, parts)), left)
+
     def fail(self, code: Code, text: str) -> None:
         self.failure = (code, text)
+        self.on_closed()
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        self.on_closed = callback
+
+    def cancel(self) -> None:
+        """The client goes."""
+        self.cancelled = True
+        self.on_closed()
+
+    def cut_off(self) -> None:
+        self.cuts += 1
 
     def send(self, message: bytes) -> bool:
         self.sent.append(message)
         return self.room is None or len(self.sent) < self.room
+
+    def send_counted(self, message: bytes, left: Callable[[int], None]) -> bool:
+        self._count(len(message), left)
+        return self.send(message)
+
+    def _count(self, size_bytes: int, left: Callable[[int], None]) -> None:
+        if self.keeps_counted:
+            self.lefts.append(left)
+        else:
+            left(size_bytes)
 
 
 class FakeNode:
@@ -83,6 +116,8 @@ class FakeNode:
         self.compactor = SimpleNamespace(when_finished=self._when_finished)
         self.compaction_waiters: list[Callable[[], None]] = []
         self.durations = Durations()
+        self.list_budget = ListBudget(8 << 20)
+        self.counters = Counters()
         self.slow_requests = SlowRequests(0.3)
         self.clock_s = 100.0
 

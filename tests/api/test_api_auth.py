@@ -12,6 +12,8 @@ import pytest
 from api_support import FakeCall, FakeNode, raw
 from guarded_support import BOTH, DENIED, EMPTY, INVALID, OLD, READ, WRITE, Guarded
 
+from raftkv.api.errors import EMPTY_KEY
+from raftkv.api.range_stream import NO_FILTERS
 from raftkv.apply import CLIENT_KINDS, Kind, decode_as_user
 from raftkv.auth import AuthFailed, Identity
 from raftkv.pb import auth_pb2, rpc_pb2
@@ -351,6 +353,9 @@ def test_a_range_in_pieces_needs_what_a_range_needs(guarded: Guarded) -> None:
         ("alice", rpc_pb2.RangeRequest(key=b"a", range_end=b"d"), DENIED),
         (None, RANGE_A, EMPTY),
         ("nobody", RANGE_A, INVALID),
+        # What is wrong with the request by itself comes first, as with Range.
+        ("nobody", rpc_pb2.RangeRequest(), EMPTY_KEY),
+        ("nobody", rpc_pb2.RangeRequest(key=b"a", range_end=b"c", min_mod_revision=1), NO_FILTERS),
     ):
         call, stream = guarded.open("KV/RangeStream", user)
         call.finish = lambda: None

@@ -22,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "beyond_etcd(reason): a rule that the real etcd of the calibration run (3.5.1) does not have",
     )
+    config.addinivalue_line("markers", "native_only(reason): what the RPC server on grpcio does not do")
 
 
 @pytest.fixture(autouse=True)
@@ -65,13 +66,19 @@ def prefix() -> bytes:
     return new_prefix()
 
 
-@pytest.fixture
-def start_server(subject_program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """`start_server("--flag=x")`: a serving member of the test's own."""
+@pytest.fixture(params=_RPC_SERVERS)
+def start_server(
+    request: pytest.FixtureRequest, subject_program: Program, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartServer]:
+    """`start_server("--flag=x")`: a serving member of the test's own, served by each of the RPC servers in turn."""
+    marker = request.node.get_closest_marker("native_only")
+    if marker is not None and request.param == "grpcio":
+        pytest.skip(marker.args[0])
+    own = [] if request.param == "etcd" else [f"--rpc-server={request.param}"]
     with ExitStack() as stack:
 
         def start(*flags: str) -> Server:
-            server = Server(subject_program, tmp_path_factory.mktemp("contract"), flags)
+            server = Server(subject_program, tmp_path_factory.mktemp("contract"), [*own, *flags])
             stack.callback(server.stop)
             return server.start()
 

@@ -94,12 +94,12 @@ class Lines:
 class Socket:
     """A WebSocket client, one message at a time."""
 
-    def __init__(self, server: Server, path: str, *protocols: str) -> None:
+    def __init__(self, server: Server, path: str, connected: socket.socket | None = None) -> None:
         host = server.endpoint.partition(":")[0]
-        self._socket = socket.create_connection((host, server.client_port), TIMEOUT_S)
+        self._socket = connected or socket.create_connection((host, server.client_port), TIMEOUT_S)
         self._connection = WSConnection(ConnectionType.CLIENT)
         self._events: list[Any] = []
-        request = Request(host=server.endpoint, target=f"/v3/{path}", subprotocols=list(protocols))
+        request = Request(host=server.endpoint, target=f"/v3/{path}")
         self._socket.sendall(self._connection.send(request))
         self.opening = self.event()
 

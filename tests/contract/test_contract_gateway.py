@@ -15,6 +15,8 @@ from contract_gateway import TIMEOUT_S, Gateway, Lines, b64, raw
 from contract_support import new_prefix
 from helpers.processes import Server
 
+pytestmark = pytest.mark.native_only("the RPC server on grpcio serves no HTTP on its ports")
+
 StartServer = Callable[..., Server]
 Opened = Callable[[Lines], Lines]
 

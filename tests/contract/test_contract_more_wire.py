@@ -128,6 +128,8 @@ def test_options_of_the_reference_server() -> None:
     assert options["grpc.http2.max_ping_strikes"] == 2
     assert (options["grpc.keepalive_time_ms"], options["grpc.keepalive_timeout_ms"]) == (7_200_000, 20_000)
     assert options["grpc.so_reuseport"] == 0
+    for off in (Limits(keepalive_interval_s=0.0), Limits(keepalive_timeout_s=0.0)):
+        assert dict(server_options(off))["grpc.keepalive_time_ms"] == 2**31 - 1
 
 
 def test_kubeadms_probes(start_server: StartServer) -> None:

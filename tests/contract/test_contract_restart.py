@@ -45,13 +45,9 @@ def test_the_revision_survives_a_compacted_tombstone(
     assert connected(server).revision() == now + 1
 
 
-@pytest.mark.beyond_etcd("etcd has no --rpc-server flag")
-@pytest.mark.parametrize("rpc_server", ["native", "grpcio"])
-def test_streams_end_so_that_clients_come_back(
-    start_server: StartServer, connected: Connected, rpc_server: str
-) -> None:
+def test_streams_end_so_that_clients_come_back(start_server: StartServer, connected: Connected) -> None:
     """ER-03, W-34: a shutdown is UNAVAILABLE; any other code but INTERNAL would end a Go client's watch."""
-    server = start_server(f"--rpc-server={rpc_server}")
+    server = start_server()
     client = connected(server)
     lease = client.grant(60).ID
     with client.watch() as watch, client.keep_alive() as keep_alive:

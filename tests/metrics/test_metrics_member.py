@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from helpers.grpc_calls import Calls, connect
-from helpers.processes import RAFTKV, Server, free_port
+from helpers.processes import RAFTKV, Program, Server, free_port
 from helpers.waiting import wait_until
 from scrape_support import Page, get, listed, scrape
 
@@ -398,6 +398,7 @@ def test_maintenance(member: Server, calls: Calls) -> None:
     assert change.of("etcd_mvcc_hash_duration_seconds_count") == 1
     assert change.of("etcd_mvcc_hash_rev_duration_seconds_count") == 1
     assert change.of("etcd_disk_backend_snapshot_duration_seconds_count") == 1
+    assert change.of("raftkv_backups_total") == 1
     assert change.of("etcd_disk_backend_defrag_duration_seconds_count") == 1
     assert change.of("etcd_disk_backend_commit_duration_seconds_count") >= 1
     assert change.after.value("etcd_disk_defrag_inflight") == 0
@@ -478,6 +479,16 @@ def test_extensive_metrics_and_urls_of_their_own(rpc_server: str, tmp_path: Path
             assert page.value(f"{name}_sum", grpc_method="Put") > 0
     finally:
         server.stop()
+
+
+def test_without_a_quota_it_is_as_negative_as_etcds(etcd_program: Program, tmp_path: Path) -> None:
+    """A quota of 0 would be used up, and wake somebody."""
+    for program in (RAFTKV, etcd_program):
+        server = Server(program, tmp_path / program.kind, ["--quota-backend-bytes=-1"])
+        try:
+            assert scrape(server.start().client_port).value("etcd_server_quota_backend_bytes") == -1
+        finally:
+            server.stop()
 
 
 def test_only_get(member: Server) -> None:

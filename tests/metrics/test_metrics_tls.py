@@ -29,8 +29,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SecureSe
         server.stop()
 
 
-def expiry(port: int) -> float:
-    return scrape(port).value("raftkv_tls_certificate_expiry_timestamp_seconds", side="client")
+def expiry(port: int, of: str = "certificate") -> float:
+    return scrape(port).value(f"raftkv_tls_{of}_expiry_timestamp_seconds", side="client")
 
 
 def test_when_the_certificate_ends(secured: tuple[SecureServer, int]) -> None:
@@ -38,6 +38,8 @@ def test_when_the_certificate_ends(secured: tuple[SecureServer, int]) -> None:
     server, port = secured
     old = x509.load_pem_x509_certificate(server.pair.cert.read_bytes())
     assert expiry(port) == old.not_valid_after_utc.timestamp()
+    ca = x509.load_pem_x509_certificate(server.authority.ca.read_bytes())
+    assert expiry(port, "ca") == ca.not_valid_after_utc.timestamp()
     time.sleep(1.1)  # certificates know whole seconds
     server.authority.server()
     new = x509.load_pem_x509_certificate(server.pair.cert.read_bytes())

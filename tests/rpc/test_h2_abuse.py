@@ -78,6 +78,7 @@ def test_hpack_bomb() -> None:
     peer = Peer(SMALL)
     peer.send(frame(HEADERS, END_HEADERS, 1, b"\x40\x01a\x7f\x81\x15" + b"x" * 2816 + b"\xbe" * 100))
     assert peer.goaway_code() == ErrorCode.ENHANCE_YOUR_CALM
+    assert peer.stats.floods == 1
 
 
 def test_a_header_list_over_the_limit() -> None:
@@ -196,6 +197,7 @@ def test_answers_that_are_not_read_are_bounded() -> None:
     for _ in range(200):
         peer.send(frames.settings({}))
     assert peer.connection.closing
+    assert peer.stats.floods == 1
 
 
 def test_incomplete_messages_are_bounded_together() -> None:
@@ -204,6 +206,7 @@ def test_incomplete_messages_are_bounded_together() -> None:
         peer.headers(stream_id, request())
         peer.data(stream_id, message(bytes(100_000))[:8000])
     assert peer.replies()[5][0][b"grpc-status"] == b"8"
+    assert peer.stats.methods[b"/test.Echo/Unary"].handled[8] == 1
     assert peer.connection.partial_bytes == 16_000
 
 
@@ -275,6 +278,7 @@ def test_g_40_pings_too_close_together_with_a_stream() -> None:
     ping(peer)
     goaway = peer.frames()[-1]
     assert goaway[3][4:] == (11).to_bytes(4, "big") + b"too_many_pings"
+    assert peer.stats.ping_strikes == 3
 
 
 @pytest.mark.parametrize("cadence_s", [10.0, 30.0])
@@ -362,4 +366,5 @@ def test_errors_that_are_not_read_do_not_pile_up() -> None:
             break
         peer.call(1 + 2 * number, b"x", "/test.Echo/Missing")
     assert peer.connection.closing
+    assert peer.stats.floods == 1
     assert sum(len(part) for part in peer.connection.outbox.parts) < 300_000

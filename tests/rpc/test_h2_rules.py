@@ -133,6 +133,7 @@ def test_connection_error(rule: str) -> None:
     peer.frames()
     peer.send(offence)
     assert peer.goaway_code() == code
+    assert peer.stats.protocol_errors == 1
     assert peer.connection.finished
     peer.send(DONE)
     assert peer.frames() == []

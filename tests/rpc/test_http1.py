@@ -94,6 +94,7 @@ def test_head_has_no_body() -> None:
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 600_000 + b"\r\n\r\n", 431),
         (b"GET /raise HTTP/1.1\r\nHost: x\r\n\r\n", 500),
+        (b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", 501),
     ],
 )
 def test_errors(request_bytes: bytes, status: int) -> None:
@@ -101,6 +102,46 @@ def test_errors(request_bytes: bytes, status: int) -> None:
         reader, writer = streams
         writer.write(request_bytes)
         assert (await answer(reader))[0] == status
+
+    serve(scenario)
+
+
+def test_a_client_that_waits_for_leave_gets_it() -> None:
+    async def scenario(streams: Streams, pages: Pages, listener: Listener) -> None:
+        reader, writer = streams
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"one")
+        assert (await answer(reader))[::2] == (200, b"one")
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.0\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"])
+def test_a_client_that_wants_no_more_is_told_that_nothing_follows(head: bytes) -> None:
+    async def scenario(streams: Streams, pages: Pages, listener: Listener) -> None:
+        reader, writer = streams
+        writer.write(head + b"\r\n")
+        status, found, _ = await answer(reader)
+        assert status == 200
+        assert b"\r\nconnection: close\r\n" in found.lower()
+        assert await reader.read() == b""
+
+    serve(scenario)
+
+
+def test_a_client_that_offers_another_protocol_is_served_in_this_one() -> None:
+    """As Java's does with its first request."""
+
+    async def scenario(streams: Streams, pages: Pages, listener: Listener) -> None:
+        reader, writer = streams
+        offer = b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n"
+        for body in (b"one", b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"):
+            size = b"Content-Length: %d\r\n" % len(body)
+            writer.write(b"POST /p HTTP/1.1\r\nHost: x\r\n" + offer + size + b"\r\n" + body)
+            assert (await answer(reader))[::2] == (200, body)
+        writer.write(b"GET /last HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"x-target: /last" in (await answer(reader))[1]
 
     serve(scenario)
 

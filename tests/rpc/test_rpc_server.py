@@ -315,58 +315,7 @@ def test_a_unary_call_that_waits_hears_of_its_end(serve: Callable[..., None]) ->
     serve(scenario)
 
 
-# --- cases of the gRPC interoperability tests that are not above --------------------------------------------------
-
-SPECIAL_TEXT = "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n"
-
-
-def test_empty_messages_and_empty_streams(serve: Callable[..., None]) -> None:
-    """empty_unary, empty_stream."""
-
-    async def scenario(channel: grpc.aio.Channel, service: EchoService, stats: Stats) -> None:
-        assert await channel.unary_unary("/test.Echo/Unary")(b"") == b""
-        stream = channel.stream_stream("/test.Echo/Bidi")()
-        await stream.done_writing()
-        assert await stream.read() is grpc.aio.EOF
-        assert await stream.code() is grpc.StatusCode.OK
-        assert service.streams[0].messages == []
-
-    serve(scenario)
-
-
-def test_ping_pong(serve: Callable[..., None]) -> None:
-    """ping_pong: each request waits for the answer to the one before."""
-
-    async def scenario(channel: grpc.aio.Channel, service: EchoService, stats: Stats) -> None:
-        stream = channel.stream_stream("/test.Echo/Bidi")()
-        for size in (27182, 8, 1828, 45904, 0, 1_500_000):
-            await stream.write(bytes(size))
-            assert await stream.read() == bytes(size)
-        await stream.done_writing()
-        assert await stream.read() is grpc.aio.EOF
-        assert await stream.code() is grpc.StatusCode.OK
-
-    serve(scenario)
-
-
-def test_a_stream_cancelled_before_a_message(serve: Callable[..., None]) -> None:
-    """cancel_after_begin."""
-
-    async def scenario(channel: grpc.aio.Channel, service: EchoService, stats: Stats) -> None:
-        stream = channel.stream_stream("/test.Echo/Bidi")(metadata=(("token", "abc"),))
-        await until(lambda: bool(service.streams))
-        assert service.streams[0].call.metadata("token") == "abc"
-        assert stream.cancel()
-        await until(lambda: service.streams[0].closed == 1)
-        assert await stream.code() is grpc.StatusCode.CANCELLED
-        assert service.streams[0].messages == []
-
-    serve(scenario)
-
-
-def test_er_04_deadline_of_a_stream_whose_server_sleeps(serve: Callable[..., None]) -> None:
-    """timeout_on_sleeping_server."""
-
+def test_er_04_deadline_of_a_stream(serve: Callable[..., None]) -> None:
     async def scenario(channel: grpc.aio.Channel, service: EchoService, stats: Stats) -> None:
         stream = channel.stream_stream("/test.Echo/Bidi")(timeout=0.3)
         await stream.write(b"x")
@@ -377,41 +326,7 @@ def test_er_04_deadline_of_a_stream_whose_server_sleeps(serve: Callable[..., Non
     serve(scenario)
 
 
-def test_special_status_message_of_calls_and_streams(serve: Callable[..., None]) -> None:
-    """special_status_message, status_code_and_message."""
-
-    async def scenario(channel: grpc.aio.Channel, service: EchoService, stats: Stats) -> None:
-        assert await error_of(channel.unary_unary("/test.Echo/Fail")(b"02" + SPECIAL_TEXT.encode())) == (
-            grpc.StatusCode.UNKNOWN,
-            SPECIAL_TEXT,
-        )
-        stream = channel.stream_stream("/test.Echo/Bidi")()
-        await until(lambda: bool(service.streams))
-        service.streams[0].call.fail(Code.UNKNOWN, SPECIAL_TEXT)
-        assert await error_of(stream.read()) == (grpc.StatusCode.UNKNOWN, SPECIAL_TEXT)
-
-    serve(scenario)
-
-
-def test_compression_may_change_from_call_to_call(serve: Callable[..., None]) -> None:
-    """client_compressed_unary: compressed and plain requests on one connection, one of them over the limit inflated."""
-
-    async def scenario(channel: grpc.aio.Channel, service: EchoService, stats: Stats) -> None:
-        unary = channel.unary_unary("/test.Echo/Unary")
-        body = bytes(271_828)
-        for compression in (grpc.Compression.Gzip, grpc.Compression.NoCompression, grpc.Compression.Gzip):
-            assert await unary(body, compression=compression) == body
-        large = bytes(LIMITS.max_message_bytes + 1)
-        assert (await error_of(unary(large, compression=grpc.Compression.Gzip)))[0] is (
-            grpc.StatusCode.RESOURCE_EXHAUSTED
-        )
-
-    serve(scenario)
-
-
-def test_an_unknown_method_of_a_stream(serve: Callable[..., None]) -> None:
-    """unimplemented_method, by a client that streams: ER-05."""
-
+def test_er_05_an_unknown_method_is_counted_for_streams_too(serve: Callable[..., None]) -> None:
     async def scenario(channel: grpc.aio.Channel, service: EchoService, stats: Stats) -> None:
         stream = channel.stream_stream("/test.Echo/Nothing")()
         assert (await error_of(stream.read()))[0] is grpc.StatusCode.UNIMPLEMENTED

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from helpers.certificates import CLIENT_AUTH, SERVER_AUTH, Authority, Pair, write
 from rpc_kit import until
@@ -464,6 +465,24 @@ def test_the_end_of_the_certificate_is_known(tmp_path: Path) -> None:
     left_s = tls.loaded.not_after_s - datetime.datetime.now(datetime.UTC).timestamp()
     assert 86_000 < left_s <= 86_400
     assert client_tls(TlsSettings(ca_file=str(authority.ca))).loaded.not_after_s is None
+
+
+def test_the_end_of_ca_certificates_and_of_the_revocation_list_is_known(tmp_path: Path) -> None:
+    """Of a bundle, that of the first to end."""
+    authority, server_pair = authority_in(tmp_path)
+    tls = server_tls(settings(authority, server_pair, crl_file=str(authority.revoke())))
+    ca = x509.load_pem_x509_certificate(authority.ca.read_bytes())
+    list_ = x509.load_pem_x509_crl(authority.crl.read_bytes())
+    assert list_.next_update_utc is not None
+    assert tls.loaded.ca_not_after_s == ca.not_valid_after_utc.timestamp()
+    assert tls.loaded.crl_next_update_s == list_.next_update_utc.timestamp()
+    later = Authority(tmp_path / "later")
+    bundle = tmp_path / "bundle.pem"
+    write(bundle, later.ca.read_bytes() + authority.ca.read_bytes())
+    tls = server_tls(settings(authority, server_pair, ca_file=str(bundle)))
+    assert tls.loaded.ca_not_after_s == ca.not_valid_after_utc.timestamp()
+    assert tls.loaded.crl_next_update_s is None
+    assert client_tls(TlsSettings(trusts_anybody=True)).loaded.ca_not_after_s is None
 
 
 # --- files that cannot be used (TLS-01) -------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from raftkv.api.errors import status_of
-from raftkv.apply import Kind, MalformedEntry, encode_batch
+from raftkv.apply import Kind, MalformedEntry, decode_batch, encode_batch
 from raftkv.backend import NoSpaceError
 from raftkv.config import Config, load
-from raftkv.raft import Entry, HardState
+from raftkv.raft import Entry, EntryType, HardState
 from raftkv.server import Node, boot
 from raftkv.server.errors import Stopped
 from raftkv.wal import Wal
@@ -40,6 +40,28 @@ def test_an_entry_that_cannot_be_applied_ends_the_start(tmp_path: Path) -> None:
         wal.close()
         with pytest.raises(MalformedEntry, match="upgrade"):
             await asyncio.wait_for(_start(tmp_path), 30)
+
+    asyncio.run(main())
+
+
+def test_a_restart_uses_no_number_again_when_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RF-54: else an entry of the earlier life that comes to be applied would answer a proposal of this one."""
+    monkeypatch.setattr("time.time", lambda: 1_000_000.0)
+
+    async def main() -> None:
+        for _ in range(2):
+            node = await _start(tmp_path)
+            done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            node.propose(Kind.LEASE_REVOKE, b"\x08\x01", lambda future, result: future.set_result(result), done)
+            await done
+            await node.stop()
+        wal, contents = Wal.open(_config(tmp_path).wal_dir)
+        wal.close()
+        batches = [each.data for each in contents.entries if each.type is EntryType.NORMAL and each.data]
+        numbers = [decode_batch(data).number for data in batches]
+        assert len(set(numbers)) == len(numbers) >= 4
 
     asyncio.run(main())
 

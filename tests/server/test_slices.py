@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from server_support import FakeLoop
 
-from raftkv.server.slices import Slices
+from raftkv.server.slices import MAX_GIVEN, Slices
 
 
 class Work:
@@ -81,3 +81,20 @@ def test_nothing_is_done_after_the_stop(loop: FakeLoop, slices: Slices, failures
     slices.stop()
     loop.run()
     assert (log, failures, len(slices)) == ([], [], 0)
+
+
+def test_urgent_work_goes_first_and_stops_nothing(loop: Any, failures: list[Exception]) -> None:
+    log: list[str] = []
+    urgent = True
+    slices = Slices(loop, failures.append, lambda: urgent)
+    slices.add(Work("a", 2, log))
+    for _ in range(MAX_GIVEN):
+        loop.turn()
+    assert log == []
+    loop.turn()
+    assert log == ["a"]
+    loop.turn()
+    assert log == ["a"]
+    urgent = False
+    loop.turn()
+    assert log == ["a", "a"]

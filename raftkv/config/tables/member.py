@@ -235,6 +235,15 @@ REQUESTS: Final = (
         maximum=2**31 - 1 - 524288,
     ),
     Setting(
+        "max-list-bytes-in-flight",
+        INT,
+        "268435456",
+        Group.REQUESTS,
+        "Memory that large answers may take together, from being read until they are sent. Further ones wait for their "
+        "turn; a single larger one is served alone. 0 sets no limit. raftkv only.",
+        minimum=0,
+    ),
+    Setting(
         "max-concurrent-streams",
         INT,
         "4294967295",
@@ -264,7 +273,7 @@ REQUESTS: Final = (
         DURATION,
         "20s",
         Group.REQUESTS,
-        "How long the client may take to answer that ping before it is disconnected. 0 waits for ever.",
+        "How long the client may take to answer that ping before it is disconnected. 0 never pings.",
         minimum=0,
     ),
     Setting(
@@ -274,6 +283,13 @@ REQUESTS: Final = (
         Group.REQUESTS,
         "Serve the JSON gateway under /v3/.",
         idle_without=Capability.GATEWAY,
+    ),
+    Setting(
+        "enable-grpc-reflection",
+        BOOL,
+        "false",
+        Group.REQUESTS,
+        "Tell gRPC tools such as grpcurl which services there are, and their messages. Not an etcd setting.",
     ),
     Setting(
         "cors",
