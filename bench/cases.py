@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
-from bench.driving import WATCH
+from bench.driving import PUT_JSON, WATCH
 from bench.load import LoadResult
 
 
@@ -29,8 +29,10 @@ class Plan(NamedTuple):
     steady_per_s: float
     """Puts while it comes back, and before."""
     settle_s: float
-    """From the last missed put to the baseline: what those puts have left to be done is not part of it."""
+    """From the last missed put to the baseline, and from the last idle connection to a look at the memory: what they
+    have left to be done is not part of it."""
     baseline_s: float
+    idle_connections: int
 
 
 QUICK: Final = Plan(
@@ -44,6 +46,7 @@ QUICK: Final = Plan(
     steady_per_s=500,
     settle_s=0.5,
     baseline_s=1.0,
+    idle_connections=500,
 )
 DEFAULT: Final = Plan(
     rounds=3,
@@ -56,6 +59,7 @@ DEFAULT: Final = Plan(
     steady_per_s=1_000,
     settle_s=3.0,
     baseline_s=5.0,
+    idle_connections=10_000,
 )
 
 
@@ -150,4 +154,16 @@ CLUSTER_CASES: Final = (
         key_space=None,
         through="follower",
     ),
+)
+
+_SECURE_PUT_METRICS: Final[Metrics] = ((RATE, Target(1.3, at_most=False)), (P50, None), (P99, None), (COST, None))
+_GATEWAY_PUT_METRICS: Final[Metrics] = ((RATE, Target(1.0, at_most=False)), (P50, None), (P99, None), (COST, None))
+
+SECURE_CASES: Final = (
+    Case("put over TLS, 64 clients on 64 connections", "put", 64, 64, _SECURE_PUT_METRICS),
+    Case("range over TLS, 64 on 64", "range", 64, 64, prefix="read/", key_space=None),
+)
+GATEWAY_CASES: Final = (
+    Case("put through the gateway, 1 client", PUT_JSON, 1, 1, _GATEWAY_PUT_METRICS),
+    Case("put through the gateway, 64 clients on 64 connections", PUT_JSON, 64, 64, _GATEWAY_PUT_METRICS),
 )

@@ -1,4 +1,4 @@
-"""The command line: without a command compare everything, with `single` or `cluster` a part, with `load` drive one
+"""The command line: without a command compare everything, with the name of a suite a part, with `load` drive one
 endpoint. Other commands are generators that a comparison runs for itself.
 
 Owns options and exit codes: 0 measured, 1 failed or some calls failed, 2 wrong usage, 130 interrupted.
@@ -17,16 +17,17 @@ from typing import Any
 
 import uvloop
 
-from bench import comparing
+from bench import comparing, overload
 from bench.cases import DEFAULT, QUICK
 from bench.driving import ABOUT, WATCH, drive
+from bench.idling import idle, raise_file_limit
 from bench.load import GENERATOR_BOUND, LoadError, LoadOptions
 from bench.nullserver import NullServer
 from bench.probing import ProbeOptions, probe_failover
 from bench.report import PageError, load_text, probe_text
 from bench.servers import ServerError
 from bench.steady import drive_steady, lines_of_stdin
-from bench.suite import CLUSTER, SINGLE, SUITES, Suite
+from bench.suite import SUITES, Suite
 from bench.watching import MIN_VALUE_BYTES
 
 
@@ -73,6 +74,7 @@ def _add_load(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add("--prefix", default="bench/", help="of all keys; default %(default)s")
     add("--page-keys", type=_positive_int, default=500, metavar="K", help="of list-page; default %(default)s")
     add("--deadline-s", type=_positive_s, metavar="S", help="give each call a deadline; default none")
+    add("--ca-file", default="", metavar="FILE", help="speak TLS, and trust this certificate; default plain text")
     add("--no-preload", action="store_true", help="the keys to be read exist already")
     _add_server_pids(parser)
     add("-o", "--output", choices=("text", "json"), default="text")
@@ -102,6 +104,7 @@ def load_options(arguments: argparse.Namespace) -> LoadOptions:
         deadline_s=arguments.deadline_s,
         preload=not arguments.no_preload,
         server_pids=tuple(arguments.server_pid),
+        ca_file=arguments.ca_file,
     )
 
 
@@ -197,6 +200,32 @@ def _run_failover(arguments: argparse.Namespace) -> int:
     return 0 if result.killed else 1
 
 
+def _add_idle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "idle",
+        help="hold connections that do nothing, each with one watch",
+        description="Open connections with one watch each, print one line of JSON when all are there, hold them until"
+        " the end of standard input, and print how many were lost.",
+    )
+    add = parser.add_argument
+    add("--endpoint", type=_endpoint, required=True, metavar="HOST:PORT")
+    add("--connections", type=_positive_int, default=1000, metavar="N", help="default %(default)s")
+    add("--prefix", default="idle/", help="of all keys; default %(default)s")
+    parser.set_defaults(run=_run_idle)
+
+
+def _run_idle(arguments: argparse.Namespace) -> int:
+    raise_file_limit()
+    host, port = arguments.endpoint
+    uvloop.run(_idle(host, port, arguments.connections, arguments.prefix))
+    return 0
+
+
+async def _idle(host: str, port: int, count: int, prefix: str) -> None:
+    async for idling in idle(host, port, count, prefix, lines_of_stdin()):
+        print(json.dumps(idling._asdict()), flush=True)
+
+
 def _add_null_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "null-server",
@@ -245,8 +274,8 @@ def _add_compare(parser: argparse.ArgumentParser, suites: Sequence[Suite], *, ma
 def _add_suite(commands: argparse._SubParsersAction[argparse.ArgumentParser], suite: Suite) -> None:
     parser = commands.add_parser(
         suite.name,
-        help=f"compare only this: {suite.heading.lower()} each",
-        description=f"Measure raftkv beside the real etcd, {suite.heading.lower()} each, and print the ratios.",
+        help=f"compare only this: {suite.heading}",
+        description=f"Measure raftkv beside the real etcd and print the ratios. {suite.heading}: see below.",
         epilog=_titles(suite),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -255,7 +284,7 @@ def _add_suite(commands: argparse._SubParsersAction[argparse.ArgumentParser], su
 
 def _titles(suite: Suite) -> str:
     titles = [f"  {title}" for stage in suite.stages for title in stage.titles]
-    return "\n".join([f"{suite.name}: {suite.heading.lower()}", *titles])
+    return "\n".join([f"{suite.name}: {suite.heading}", *titles])
 
 
 def _run_compare(arguments: argparse.Namespace) -> int:
@@ -286,19 +315,21 @@ def _run_compare(arguments: argparse.Namespace) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure raftkv beside the real etcd and print the ratios (without a command: first one member"
-        " each, then three), or drive one endpoint alone (load).",
+        description="Measure raftkv beside the real etcd and print the ratios (without a command: all suites, one"
+        " after the other), or drive one endpoint alone (load).",
         epilog="\n\n".join(_titles(suite) for suite in SUITES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_compare(parser, SUITES, main=True)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    _add_suite(commands, SINGLE)
-    _add_suite(commands, CLUSTER)
+    for suite in SUITES:
+        _add_suite(commands, suite)
     _add_load(commands)
     _add_steady(commands)
     _add_failover(commands)
+    _add_idle(commands)
     _add_null_server(commands)
+    overload.add_commands(commands)
     return parser
 
 

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bench import report
 from bench.cases import RATE, Case, Plan
 from bench.generators import run_load
+from bench.idling import raise_file_limit
 from bench.load import LoadError, LoadResult
 from bench.machine import look
 from bench.report import Comparison, Results
@@ -50,6 +51,7 @@ def run(options: CompareOptions) -> None:
     if options.write is not None:
         report.check_page(options.write, options.suites)
     programs = (etcd_program(options.etcd), raftkv_program())
+    raise_file_limit()  # the servers inherit it
     directory = Path(tempfile.mkdtemp(prefix="raftkv-bench-", dir=options.root))
     try:
         facts = report.Facts(

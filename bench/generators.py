@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from bench.cases import Case, Plan
+from bench.idling import Idling
 from bench.load import LoadError, LoadResult
 from bench.probing import ProbeResult
 from bench.servers import HOST, REPOSITORY
@@ -20,12 +21,12 @@ from bench.steady import BEGIN, END
 MEASUREMENT_LIMIT_S: Final = 180.0
 """For one measurement with its preloading. Beyond, the suite ends: something hangs."""
 STEADY_CONNECTIONS: Final = 16
-STEADY_END_TIMEOUT_S: Final = 10.0
+END_TIMEOUT_S: Final = 10.0
 _BENCH: Final = (sys.executable, "-m", "bench")
 
 
-def run_load(plan: Plan, case: Case, number: int, port: int, pids: Sequence[int] = ()) -> LoadResult:
-    """One measurement of round `number`. Raises LoadError."""
+def run_load(plan: Plan, case: Case, number: int, port: int, pids: Sequence[int] = (), ca_file: str = "") -> LoadResult:
+    """One measurement of round `number`; over TLS with `ca_file`. Raises LoadError."""
     words = [
         f"--endpoint={HOST}:{port}",
         f"--workload={case.workload}",
@@ -39,6 +40,8 @@ def run_load(plan: Plan, case: Case, number: int, port: int, pids: Sequence[int]
     ]
     if case.deadline_s is not None:
         words.append(f"--deadline-s={case.deadline_s}")
+    if ca_file:
+        words.append(f"--ca-file={ca_file}")
     return LoadResult(**json.loads(_run(case.title, "load", words)))
 
 
@@ -107,7 +110,7 @@ class SteadyLoad:
     def __exit__(self, *_failure: object) -> None:
         try:
             # The end of its input ends it.
-            self._process.communicate(timeout=STEADY_END_TIMEOUT_S)
+            self._process.communicate(timeout=END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
@@ -136,3 +139,53 @@ class SteadyLoad:
     def _fail(self) -> NoReturn:
         assert self._process.stderr is not None
         raise LoadError(f"the steady load has ended: {self._process.stderr.read().strip()}") from None
+
+
+class IdleConnections:
+    """Connections that wait, for the length of a `with`."""
+
+    def __init__(self, port: int, count: int) -> None:
+        self._words: Final = (f"--endpoint={HOST}:{port}", f"--connections={count}")
+        self.opened_s = 0.0
+
+    def __enter__(self) -> IdleConnections:
+        """Returns once all are there. Raises LoadError when they cannot be."""
+        self._process = subprocess.Popen(
+            [*_BENCH, "idle", *self._words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+            start_new_session=True,
+        )
+        try:
+            assert self._process.stdout is not None
+            line = self._process.stdout.readline()
+            if not line:
+                _, said = self._process.communicate(timeout=END_TIMEOUT_S)
+                raise LoadError(f"idle connections: {said.strip()}")
+        except BaseException:
+            self._end()
+            raise
+        self.opened_s = Idling(**json.loads(line)).seconds
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_failure: object) -> None:
+        """Raises LoadError when some were lost meanwhile: then it was not seen what they cost."""
+        lines = self._end().splitlines()
+        if kind is not None:
+            return
+        lost = Idling(**json.loads(lines[-1])).lost if lines else None
+        if lost != 0:
+            raise LoadError(f"idle connections: {'their process ended' if lost is None else f'{lost} were lost'}")
+
+    def _end(self) -> str:
+        """What it said last."""
+        try:
+            # The end of its input ends it.
+            said, _ = self._process.communicate(timeout=END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            said, _ = self._process.communicate()
+        return said

@@ -29,6 +29,7 @@ from bench.workloads import (
 from raftkv.pb import rpc_pb2
 from raftkv.rpc.channel import Channel
 from raftkv.rpc.codes import Code, RpcError
+from raftkv.rpc.tls import Tls, TlsFilesError, TlsSettings, client_tls
 
 CONNECT_TIMEOUT_S: Final = 15.0
 RETRY_S: Final = 0.05
@@ -67,6 +68,8 @@ class LoadOptions(NamedTuple):
     """Put the whole key space first, if the workload reads."""
     server_pids: tuple[int, ...] = ()
     """Of all members, if the work of a put is theirs together."""
+    ca_file: str = ""
+    """Whose certificates are trusted, of servers that speak TLS. Empty: plain text."""
 
     @property
     def shape(self) -> Shape:
@@ -174,10 +177,12 @@ class _Client:
         self._channel.unary(self._path, self._requests.next(), self._on_done, None, self._timeout_s)
 
 
-async def connect(host: str, port: int, count: int, timeout_s: float = CONNECT_TIMEOUT_S) -> list[Channel]:
+async def connect(
+    host: str, port: int, count: int, timeout_s: float = CONNECT_TIMEOUT_S, *, tls: Tls | None = None
+) -> list[Channel]:
     """Channels whose server answers a linearizable read, so has a leader. Raises LoadError."""
     loop = asyncio.get_running_loop()
-    channels = [Channel(loop, host, port, user_agent="raftkv-bench") for _ in range(count)]
+    channels = [Channel(loop, host, port, tls=tls, user_agent="raftkv-bench") for _ in range(count)]
     refusals = [""]
     try:
         async with asyncio.timeout(timeout_s):
@@ -189,6 +194,14 @@ async def connect(host: str, port: int, count: int, timeout_s: float = CONNECT_T
         close(channels)
         raise LoadError(f"{host}:{port} does not serve etcd v3: {error}") from None
     return channels
+
+
+def trust(ca_file: str) -> Tls:
+    """TLS with servers whose certificate is in this file, or signed by one that is. Raises LoadError."""
+    try:
+        return client_tls(TlsSettings(ca_file=ca_file))
+    except TlsFilesError as failure:
+        raise LoadError(str(failure)) from failure
 
 
 async def _wait_serving(channel: Channel, refusals: list[str]) -> None:
@@ -310,7 +323,8 @@ def steady_heap() -> Iterator[None]:
 async def drive_unary(options: LoadOptions, workload: Workload) -> LoadResult:
     """Run one measurement. Raises LoadError when it cannot be made, OSError when a server process is gone."""
     loop = asyncio.get_running_loop()
-    channels = await connect(options.host, options.port, options.connections)
+    tls = trust(options.ca_file) if options.ca_file else None
+    channels = await connect(options.host, options.port, options.connections, tls=tls)
     try:
         if workload.reads and options.preload:
             await preload(channels[0], options.shape)

@@ -1,6 +1,7 @@
 """A server that does nothing, as fast as raftkv.rpc can: it shows what the generator itself can sustain.
 
-Answers every put, range and txn with the same few bytes and hands each put to all watchers. Stores nothing.
+Answers every put, range and txn, and every HTTP request, with the same few bytes and hands each put to all watchers.
+Stores nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import socket
 from typing import Final
 
 from raftkv.pb import kv_pb2, rpc_pb2
+from raftkv.rpc.http_exchange import HttpExchange
 from raftkv.rpc.listener import Listener
 from raftkv.rpc.service import Call, Service, build_routes
 
@@ -25,7 +27,7 @@ class NullServer:
         kv = Service("etcdserverpb.KV").unary("Put", self._put)
         kv.unary("Range", self._reply).unary("Txn", self._reply)
         watch = Service("etcdserverpb.Watch").bidi("Watch", self._watch)
-        self._listener = Listener(loop, build_routes([kv, watch]))
+        self._listener = Listener(loop, build_routes([kv, watch]), self._answer_http)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", port))
@@ -42,6 +44,9 @@ class NullServer:
 
     def _reply(self, call: Call, _message: bytes) -> None:
         call.reply(self._answer)
+
+    def _answer_http(self, exchange: HttpExchange) -> None:
+        exchange.respond(200, (("content-type", "application/json"),), b"{}")
 
     def _put(self, call: Call, message: bytes) -> None:
         call.reply(self._answer)

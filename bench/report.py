@@ -144,7 +144,8 @@ def fact_lines(facts: Facts) -> list[str]:
 
 
 def method_lines(comparison: Comparison) -> list[str]:
-    return [stage.method(comparison.plan) for stage in comparison.suite.stages]
+    """Each once: several stages may measure in the same way."""
+    return list(dict.fromkeys(stage.method(comparison.plan) for stage in comparison.suite.stages))
 
 
 # --- where it is shown

@@ -17,7 +17,6 @@ DISTURBED: Final = 0.25
 """Cores taken by other programs from which a measurement is remarked on."""
 PROGRAMS: Final = ("etcd", "raftkv")
 """In this order everywhere: a ratio is the second's value divided by the first's."""
-_SMALLER: Final = Target(0.25, at_most=True)
 
 
 class Measurement(NamedTuple):
@@ -136,15 +135,15 @@ def _notes(program: str, measurements: Sequence[Measurement]) -> list[str]:
     return notes
 
 
-def memory_row(title: str, memories: Mapping[str, procfs.Memory], *, promised: bool) -> Row:
+def owned_bytes(program: str, memory: procfs.Memory) -> int:
     """etcd's heap is its resident memory; of raftkv's, the mapped file belongs to the page cache."""
+    return memory.rss_bytes if program == "etcd" else memory.anon_bytes
+
+
+def memory_row(title: str, memories: Mapping[str, procfs.Memory], target: Target | None = None) -> Row:
     etcd, raftkv = (memories[program] for program in PROGRAMS)
-    row = values_row(
-        title,
-        ("anonymous / RSS", "{:.1f} MB"),
-        {"etcd": [etcd.rss_bytes / 1e6], "raftkv": [raftkv.anon_bytes / 1e6]},
-        _SMALLER if promised else None,
-    )
+    owned_mb = {program: [owned_bytes(program, memory) / 1e6] for program, memory in memories.items()}
+    row = values_row(title, ("anonymous / RSS", "{:.1f} MB"), owned_mb, target)
     notes = (
         f"etcd anonymous {etcd.anon_bytes / 1e6:.1f} MB",
         f"raftkv resident {raftkv.rss_bytes / 1e6:.1f} MB",

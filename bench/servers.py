@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Final, NamedTuple, NoReturn
 
+from bench.certificate import Files, make
+
 HOST: Final = "127.0.0.1"
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 HEARTBEAT_MS: Final = 100
@@ -78,9 +80,8 @@ class _Address(NamedTuple):
     client_port: int
     peer_port: int
 
-    @property
-    def client_url(self) -> str:
-        return f"http://{HOST}:{self.client_port}"
+    def client_url(self, scheme: str) -> str:
+        return f"{scheme}://{HOST}:{self.client_port}"
 
     @property
     def peer_url(self) -> str:
@@ -95,19 +96,23 @@ class Server:
         self.program: Final = program
         self.name: Final = address.name
         self.port: Final = address.client_port
+        self.ca_file = ""
+        """What clients are to trust; empty: they come in plain text."""
+        self._address: Final = address
         self._log_path: Final = directory / f"{address.name}.log"
         self._data_dir: Final = directory / address.name
-        self._command: Final = (
-            *program.command,
-            f"--name={address.name}",
-            f"--data-dir={self._data_dir}",
-            f"--listen-client-urls={address.client_url}",
-            f"--advertise-client-urls={address.client_url}",
+        self._client_flags = _client_flags(address.client_url("http"))
+        self._flags: Final = (
             f"--listen-peer-urls={address.peer_url}",
             f"--initial-advertise-peer-urls={address.peer_url}",
             *flags,
         )
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def _command(self) -> list[str]:
+        name, place = f"--name={self.name}", f"--data-dir={self._data_dir}"
+        return [*self.program.command, name, place, *self._client_flags, *self._flags]
 
     @property
     def pid(self) -> int:
@@ -125,6 +130,12 @@ class Server:
             return (self._data_dir / self.program.database).stat().st_ino
         except FileNotFoundError:
             return None
+
+    def secure(self, certificate: Files) -> None:
+        """From the next start on clients come over TLS."""
+        self.ca_file = str(certificate.cert)
+        files = f"--cert-file={certificate.cert}", f"--key-file={certificate.key}"
+        self._client_flags = (*_client_flags(self._address.client_url("https")), *files)
 
     def start(self) -> None:
         """Does not wait until it serves. Raises OSError."""
@@ -185,6 +196,7 @@ class Cluster:
             *flags,
         )
         self.name: Final = program.name
+        self._directory: Final = directory
         self.servers: Final = tuple(Server(program, address, directory, shared) for address in addresses)
 
     @property
@@ -195,8 +207,21 @@ class Cluster:
     def pids(self) -> list[int]:
         return [server.pid for server in self.running]
 
+    @property
+    def ca_file(self) -> str:
+        """Of all members: see Server."""
+        return self.servers[0].ca_file
+
     def start(self) -> None:
         for server in self.servers:
+            server.start()
+
+    def secure(self) -> None:
+        """Start all members again, with a certificate, so that clients come over TLS. Raises OSError."""
+        certificate = make(self._directory, HOST)
+        for server in self.servers:
+            server.stop()
+            server.secure(certificate)
             server.start()
 
     def check_running(self) -> None:
@@ -208,6 +233,10 @@ class Cluster:
         """End all without asking: their directories go next, and a leader that is asked first looks for a successor."""
         for server in self.servers:
             server.kill()
+
+
+def _client_flags(url: str) -> tuple[str, ...]:
+    return f"--listen-client-urls={url}", f"--advertise-client-urls={url}"
 
 
 class NullProcess:

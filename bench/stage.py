@@ -60,7 +60,7 @@ def measure(cluster: Cluster, plan: Plan, case: Case, number: int) -> Measuremen
         before = wait_leader(cluster)
         server = before.server if case.through == "leader" else followers(cluster, before)[0]
         try:
-            result = run_load(plan, case, number, server.port, cluster.pids)
+            result = run_load(plan, case, number, server.port, cluster.pids, cluster.ca_file)
         except LoadError as error:
             cluster.check_running()
             raise LoadError(f"{cluster.name}: {error}") from None

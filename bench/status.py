@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Final, NamedTuple
 
-from bench.load import LoadError, close
+from bench.load import LoadError, close, trust
 from bench.servers import HOST, Cluster, Server
 from raftkv.pb import rpc_pb2
 from raftkv.rpc.channel import Channel
@@ -113,9 +113,16 @@ async def _wait_caught_up(leader: Server, follower: Server, timeout_s: float) ->
 
 def _connect(server: Server) -> Channel:
     loop = asyncio.get_running_loop()
+    tls = trust(server.ca_file) if server.ca_file else None
     # A member that is just starting refuses at first; how soon it is asked again is part of what is measured.
     return Channel(
-        loop, HOST, server.port, user_agent="raftkv-bench", backoff_first_s=RECONNECT_S, backoff_max_s=RECONNECT_S
+        loop,
+        HOST,
+        server.port,
+        tls=tls,
+        user_agent="raftkv-bench",
+        backoff_first_s=RECONNECT_S,
+        backoff_max_s=RECONNECT_S,
     )
 
 

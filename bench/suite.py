@@ -1,4 +1,5 @@
-"""The two suites: one member each, and three members each. Which stages they have, and the stage of plain load.
+"""The suites: one member each, three members each, and what else the port of one member serves. Which stages they have,
+and the stage of plain load.
 
 In every round of it each case is measured on both clusters, one right after the other, in turns who is first; a result
 is the median of the rounds. Knows nothing of how results are shown.
@@ -10,20 +11,25 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from bench import procfs
-from bench.cases import CLUSTER_CASES, RATE, SINGLE_CASES, Case, Plan
+from bench.cases import CLUSTER_CASES, GATEWAY_CASES, RATE, SECURE_CASES, SINGLE_CASES, Case, Plan, Target
 from bench.catchup import CatchUp
 from bench.failover import Failover
+from bench.idle import Idle
 from bench.rows import Measurement, Outcome, memory_row, rows_of
 from bench.servers import NO_FLAGS, Cluster, Flags
 from bench.stage import Report, Stage, in_turns, measure, wait_idle
+
+_SMALLER: Final = Target(0.25, at_most=True)
 
 
 class Loads(NamedTuple):
     """The stage of plain load: cases that need nothing but clients."""
 
     cases: tuple[Case, ...]
-    memory_promised: bool
-    """Whether memory after the load has its target."""
+    memory_target: Target | None = None
+    """Of memory after the load."""
+    is_secure: bool = False
+    """Clients come over TLS."""
     flags: Flags = NO_FLAGS
 
     @property
@@ -46,6 +52,8 @@ class Loads(NamedTuple):
 
     def run(self, plan: Plan, clusters: Sequence[Cluster], report: Report) -> Outcome:
         for cluster in clusters:
+            if self.is_secure:
+                cluster.secure()
             wait_idle(cluster)
         idle = _memories(clusters)
         measurements: list[Measurement] = []
@@ -58,9 +66,13 @@ class Loads(NamedTuple):
                     report(f"{number + 1}/{plan.rounds} {case.title}: {cluster.name} {rate}")
         loaded = _memories(clusters)
         rows = [row for case in self.cases for row in rows_of(case, measurements)]
-        rows.append(memory_row("memory when idle", idle, promised=False))
-        rows.append(memory_row("memory after the load", loaded, promised=self.memory_promised))
+        rows.append(memory_row(f"memory when idle{self._note}", idle))
+        rows.append(memory_row(f"memory after the load{self._note}", loaded, self.memory_target))
         return Outcome(rows, measurements)
+
+    @property
+    def _note(self) -> str:
+        return ", TLS" if self.is_secure else ""
 
 
 def _memories(clusters: Sequence[Cluster]) -> dict[str, procfs.Memory]:
@@ -88,13 +100,13 @@ class Suite(NamedTuple):
         return sum(stage.measurement_count(plan) for stage in self.stages)
 
 
-SINGLE: Final = Suite("single", "One member", 1, (Loads(SINGLE_CASES, memory_promised=True),))
+SINGLE: Final = Suite("single", "One member", 1, (Loads(SINGLE_CASES, _SMALLER),))
 CLUSTER: Final = Suite(
     "cluster",
     "Three members",
     3,
     (
-        Loads(CLUSTER_CASES, memory_promised=False),
+        Loads(CLUSTER_CASES),
         Failover(),
         CatchUp("catch-up, default settings"),
         CatchUp(
@@ -104,4 +116,10 @@ CLUSTER: Final = Suite(
         ),
     ),
 )
-SUITES: Final = (SINGLE, CLUSTER)
+EDGES: Final = Suite(
+    "edges",
+    "TLS, gateway, idle connections",
+    1,
+    (Loads(SECURE_CASES, is_secure=True), Loads(GATEWAY_CASES), Idle()),
+)
+SUITES: Final = (SINGLE, CLUSTER, EDGES)

@@ -7,13 +7,13 @@ import pytest
 from bench import cli, comparing
 from bench.cases import DEFAULT, QUICK
 from bench.load import LoadError, LoadOptions
-from bench.suite import CLUSTER, SINGLE, SUITES
+from bench.suite import CLUSTER, EDGES, SINGLE, SUITES
 
 
 def test_load_takes_every_option() -> None:
     words = (
         "load --endpoint http://127.0.0.1:2379 --workload txn --connections 8 --clients 64 --seconds 2.5"
-        " --value-bytes 100 --key-space 7 --deadline-s 5 --server-pid 1 --server-pid 2 -o json"
+        " --value-bytes 100 --key-space 7 --deadline-s 5 --server-pid 1 --server-pid 2 --ca-file ca.pem -o json"
     )
     arguments = cli.build_parser().parse_args(words.split())
     assert cli.load_options(arguments) == LoadOptions(
@@ -27,6 +27,7 @@ def test_load_takes_every_option() -> None:
         key_space=7,
         deadline_s=5.0,
         server_pids=(1, 2),
+        ca_file="ca.pem",
     )
     assert arguments.output == "json"
 
@@ -42,6 +43,7 @@ def test_load_takes_every_option() -> None:
         "--rounds -1",
         "cluster --kills 0",
         "steady --endpoint h:1 --per-s 0",
+        "idle --endpoint h:1 --connections 0",
         "failover --endpoint h:1 --kill-pid 1",
         "other",
     ],
@@ -75,7 +77,7 @@ def test_without_a_command_all_is_compared(asked: list[Any]) -> None:
     assert asked[0].command == "python -m bench"
 
 
-@pytest.mark.parametrize(("command", "suite"), [("single", SINGLE), ("cluster", CLUSTER)])
+@pytest.mark.parametrize(("command", "suite"), [("single", SINGLE), ("cluster", CLUSTER), ("edges", EDGES)])
 def test_a_command_for_each_suite(asked: list[Any], command: str, suite: Any) -> None:
     assert cli.main([command]) == 0
     assert (asked[0].plan, asked[0].suites) == (DEFAULT, (suite,))

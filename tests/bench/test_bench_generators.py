@@ -1,14 +1,16 @@
 """Both sides of the border between the suite and its generators: what one says the other understands."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from bench_support import result
+from helpers.waiting import wait_until
 
 from bench import cli, generators
-from bench.cases import CLUSTER_CASES, QUICK, SINGLE_CASES
-from bench.generators import SteadyLoad
+from bench.cases import CLUSTER_CASES, QUICK, SECURE_CASES, SINGLE_CASES
+from bench.generators import IdleConnections, SteadyLoad
 from bench.load import LoadError, LoadOptions
 from bench.probing import ProbeResult
 from bench.servers import NullProcess
@@ -47,6 +49,11 @@ def test_a_case_of_load(called: list[Any]) -> None:
     )
 
 
+def test_a_case_over_tls(called: list[Any]) -> None:
+    generators.run_load(QUICK, SECURE_CASES[0], 0, 2379, (), "ca.pem")
+    assert cli.load_options(called[0]).ca_file == "ca.pem"
+
+
 def test_a_case_that_reads_the_plans_keys_and_one_with_a_deadline(called: list[Any]) -> None:
     generators.run_load(QUICK, CLUSTER_CASES[2], 0, 2379)
     generators.run_load(QUICK, SINGLE_CASES[4], 0, 2379)
@@ -81,3 +88,33 @@ def test_a_steady_load_is_measured_in_windows_and_ends_with_its_block() -> None:
 def test_a_steady_load_that_cannot_begin_says_why() -> None:
     with pytest.raises(LoadError, match=r"(?s)the steady load has ended: .*--per-s"), SteadyLoad(1, 0, "put/", 100):
         pytest.fail("begun")
+
+
+def test_idle_connections_are_there_and_end_with_their_block() -> None:
+    with NullProcess() as null:
+        with IdleConnections(null.port, 20) as connections:
+            assert connections.opened_s > 0
+            assert _established(null.port) == 20
+            process = connections._process
+        assert process.returncode == 0
+
+
+def test_connections_that_are_lost_are_told_of() -> None:
+    with NullProcess() as null:
+        connections = IdleConnections(null.port, 20).__enter__()
+        null._process.kill()
+        null._process.wait()
+        wait_until("the connections are gone", lambda: _established(null.port) == 0)
+        with pytest.raises(LoadError, match="20 were lost"):
+            connections.__exit__(None)
+
+
+def test_idle_connections_that_cannot_be_made_say_why() -> None:
+    with pytest.raises(LoadError, match=r"(?s)idle connections: .*--connections"), IdleConnections(1, 0):
+        pytest.fail("begun")
+
+
+def _established(port: int) -> int:
+    """Connections of clients to this port."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return sum(line.split()[2].endswith(f":{port:04X}") and line.split()[3] == "01" for line in lines)

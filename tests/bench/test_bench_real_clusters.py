@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import catchup, failover, stage
-from bench.cases import QUICK
+from bench import catchup, failover, idle, stage
+from bench.cases import GATEWAY_CASES, QUICK, SECURE_CASES
 from bench.servers import Program, etcd_program, raftkv_program, running
 from bench.status import wait_leader
 from bench.suite import CLUSTER
@@ -46,3 +46,22 @@ def test_a_cluster_outlives_what_is_done_to_it(tmp_path: Path, program: Callable
         # them may have begun to count a heartbeat before the kill. What comes after is the machine's to decide.
         assert 700 < killed.gap_ms < 15_000
         assert len(cluster.running) == 3
+
+
+@pytest.mark.parametrize("program", [etcd_program, raftkv_program])
+def test_what_else_is_on_the_port(tmp_path: Path, program: Callable[[], Program]) -> None:
+    short = QUICK._replace(seconds=0.3, settle_s=0.0, read_keys=10)
+    with running([program()], tmp_path, 1) as (cluster,):
+        stage.wait_idle(cluster)
+        for case in GATEWAY_CASES:
+            measured = stage.measure(cluster, short, case, 0).result
+            assert (measured.errors, measured.connections) == ({}, case.clients)
+            assert measured.operations > 0
+        # So many that it is seen, whatever a collector gives back meanwhile.
+        costs = idle._measure(cluster, short, 400)
+        assert costs.held.anon_bytes > costs.before.anon_bytes
+        cluster.secure()
+        for case in SECURE_CASES:
+            measured = stage.measure(cluster, short, case, 0).result
+            assert measured.errors == {}
+            assert measured.operations > 0

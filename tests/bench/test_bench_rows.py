@@ -103,10 +103,10 @@ def test_a_ratio_to_nothing_is_none_and_meets_nothing() -> None:
 
 def test_memory_compares_raftkvs_own_with_etcds_resident() -> None:
     memories = {"etcd": Memory(100_000_000, 90_000_000, 0, 0), "raftkv": Memory(800_000_000, 25_000_000, 0, 0)}
-    row = rows.memory_row("memory", memories, promised=True)
+    row = rows.memory_row("memory", memories, Target(0.25, at_most=True))
     assert (row.etcd, row.raftkv, row.met, row.doubtful) == ("100.0 MB", "25.0 MB", True, False)
     assert row.notes == ("etcd anonymous 90.0 MB", "raftkv resident 800.0 MB")
-    assert rows.memory_row("memory", memories, promised=False).met is None
+    assert rows.memory_row("memory", memories).met is None
 
 
 # --- failover

@@ -47,6 +47,20 @@ def test_members_share_a_cluster_and_nothing_else(tmp_path: Path, size: int) -> 
     assert "--other" not in shared
 
 
+def test_members_are_started_again_with_a_certificate(tmp_path: Path) -> None:
+    with running([SLEEPER], tmp_path, 2) as (cluster,):
+        before = cluster.pids
+        assert cluster.ca_file == ""
+        cluster.secure()
+        assert not set(before) & set(cluster.pids)
+        for server in cluster.servers:
+            log = tmp_path / "etcd" / f"{server.name}.log"
+            _wait(lambda log=log: "--key-file=" in log.read_text())
+            told = _told(tmp_path / "etcd", server.name)
+            assert told["--listen-client-urls"] == told["--advertise-client-urls"] == f"https://127.0.0.1:{server.port}"
+            assert told["--cert-file"] == cluster.ca_file == server.ca_file
+
+
 def test_clusters_end_with_their_block_and_give_the_signal_back(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     other = SLEEPER._replace(name="raftkv")

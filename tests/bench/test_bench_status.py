@@ -54,6 +54,7 @@ class _Member:
     """What bench.servers has a Server for: something with a port, that runs."""
 
     program = SimpleNamespace(name="etcd")
+    ca_file = ""
 
     def __init__(self, name: str, port: int) -> None:
         self.name = name

@@ -13,11 +13,12 @@ from bench.cases import CLUSTER_CASES, DEFAULT, QUICK, Case, Plan
 from bench.catchup import CatchUp
 from bench.comparing import CompareOptions
 from bench.load import LoadError, LoadResult
+from bench.report import Comparison, method_lines
 from bench.rows import PROGRAMS, Measurement, Outcome, words_row
 from bench.servers import NO_FLAGS, Cluster, Flags, Program, ServerError
 from bench.stage import DOUBT_LEADER, REPEATS, Report, Stage, in_turns
 from bench.status import Leadership
-from bench.suite import CLUSTER, SINGLE, SUITES, Suite
+from bench.suite import CLUSTER, EDGES, SINGLE, SUITES, Loads, Suite
 
 
 def _titles(suite: Suite | None) -> list[str]:
@@ -53,6 +54,14 @@ def test_measurements_are_counted_before_they_are_made() -> None:
     assert CLUSTER.measurement_count(DEFAULT) == 2 * (3 * 5 + 10 + 3 + 3)
     assert CLUSTER.measurement_count(QUICK) == 2 * (5 + 1 + 1 + 1)
 
+    assert EDGES.measurement_count(QUICK) == 2 * (2 + 2 + 1)
+
+
+def test_titles_with_their_numbers_are_told_once() -> None:
+    told = method_lines(Comparison(EDGES, DEFAULT, [], []))
+    assert len(told) == len(set(told)) == 2
+    assert "10,000 to one server" in told[1]
+
 
 def test_methods_name_the_sizes_of_the_plan() -> None:
     told = " ".join(part.method(DEFAULT) for part in CLUSTER.stages)
@@ -80,6 +89,7 @@ class _Cluster:
 
     name = "raftkv"
     pids = (1, 2, 3)
+    ca_file = "ca.pem"
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, leaders: Sequence[tuple[int, int]]) -> None:
         """`leaders`: number and term, one for each time it is asked."""
@@ -104,8 +114,10 @@ class _Cluster:
         server: Any = self.running[number]
         return Leadership(server, term)
 
-    def _drive(self, _plan: Plan, _case: Case, _number: int, port: int, pids: Sequence[int]) -> LoadResult:
-        assert tuple(pids) == self.pids
+    def _drive(
+        self, _plan: Plan, _case: Case, _number: int, port: int, pids: Sequence[int], ca_file: str
+    ) -> LoadResult:
+        assert (tuple(pids), ca_file) == (self.pids, self.ca_file)
         self.driven.append(port)
         return result(per_s=len(self.driven))
 
@@ -202,7 +214,20 @@ def test_each_suite_has_clusters_of_its_size(options: CompareOptions, capsys: py
     assert [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("a case")] == [
         ["a", "case", "members", "1", "1"],
         ["a", "case", "members", "3", "3"],
+        ["a", "case", "members", "1", "1"],
     ]
+
+
+@pytest.mark.usefixtures("sleepers")
+def test_only_a_secure_stage_has_servers_started_again_with_a_certificate(
+    options: CompareOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secured: list[str] = []
+    monkeypatch.setattr(Cluster, "secure", lambda cluster: secured.append(cluster.name))
+    monkeypatch.setattr("bench.suite.wait_idle", lambda _cluster: None)
+    plain, secure = Loads(()), Loads((), is_secure=True)
+    comparing.run(options._replace(suites=(EDGES._replace(stages=(plain, secure, plain)),), write=None))
+    assert secured == ["etcd", "raftkv"]
 
 
 @pytest.mark.usefixtures("sleepers")
