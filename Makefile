@@ -67,9 +67,10 @@ chaos: setup    ## Break a real three-member cluster for a minute and judge what
 differential: setup ## Play random scripts on raftkv and on the real etcd, and compare (DIFFERENTIAL="--help" for more)
 	@PYTHONPATH=tests/differential:tests:. $(BIN)/python -m differ $(DIFFERENTIAL)
 
-docs: setup     ## Write the generated pages of docs/
+docs: setup     ## Write the generated pages of docs/, and the dashboard
 	@$(BIN)/python -m raftkv.config.docs > docs/configuration.md
 	@$(BIN)/python -m raftkv.metrics.docs > docs/metrics.md
+	@$(BIN)/python deploy/grafana/make_dashboard.py > deploy/grafana/dashboards/raftkv.json
 
 clean:          ## Remove .venv and caches; never data
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
