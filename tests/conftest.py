@@ -16,9 +16,11 @@ if TYPE_CHECKING:  # grpcio is loaded only by tests that start a server
 pytest_plugins = ["helpers.rule_report"]
 
 
+# A run in the background of a shell, or under nohup: what tests start would inherit that, and could not be interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A run in the background of a shell: what tests start would inherit that, and could not be interrupted.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def subject_kind() -> str:

@@ -141,6 +141,11 @@ class Peering:
         self._reported_s[peer_id] = now
         return True
 
+    def on_greeted(self, member_id: int) -> None:
+        link = self.links.get(member_id)
+        if link is not None:
+            link.try_now()
+
     def on_stranger(self, member_id: int, urls: Sequence[str]) -> None:
         self.links.meet(member_id, urls)
 

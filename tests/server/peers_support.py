@@ -83,6 +83,10 @@ class FakeHost:
         self.diverged: list[tuple[int, int, int]] = []
         self.strangers: list[tuple[int, list[str] | None]] = []
         """(who, where it listens) of those that begin to speak, (who, None) of those that end."""
+        self.greeted: list[int] = []
+
+    def on_greeted(self, member_id: int) -> None:
+        self.greeted.append(member_id)
 
     def on_stranger(self, member_id: int, urls: Sequence[str]) -> None:
         self.strangers.append((member_id, list(urls)))

@@ -239,6 +239,28 @@ def test_a_try_that_fails_is_no_loss() -> None:
     assert (scene.story, scene.link.disconnects) == ([], 0)
 
 
+def test_a_member_that_is_heard_of_is_not_waited_for() -> None:
+    """It was just started: until the link is up, a vote for it would be lost."""
+    scene = Scene()
+    scene.tick()
+    scene.stream.end(Code.UNAVAILABLE, "connection refused")
+    scene.channel.state = ChannelState.BACKING_OFF
+    scene.tick()
+    waiting = scene.channel
+    scene.link.try_now()
+    assert waiting.closed
+    assert len(FakeChannel.made) == 2
+    assert len(scene.channel.streams) == 1
+    scene.link.try_now()
+    assert (len(FakeChannel.made), len(scene.channel.streams)) == (2, 1), "one try at a time"
+    scene.stream.client.on_message(welcome())
+    scene.link.try_now()
+    assert (scene.link.up, len(FakeChannel.made)) == (True, 2)
+    scene.link.close()
+    scene.link.try_now()
+    assert len(FakeChannel.made) == 2
+
+
 def test_a_refusal_is_reported_and_tried_again_later() -> None:
     """It may be that the other side does not know of us yet."""
     scene = Scene()

@@ -255,7 +255,7 @@ def test_who_is_known_or_refused_is_no_stranger(scene: Scene) -> None:
         _, refused = scene.stream(metadata={**dict(MEET.metadata(ME, ("http://e:1",))), **changes})
         refused.on_closed()
     scene.call(p.PROBE, b"", MEET.metadata(ME, ("http://e:1",)))
-    assert scene.host.strangers == []
+    assert (scene.host.strangers, scene.host.greeted) == ([], [PEER])
 
 
 SEALED = seal(message(MessageType.APP, index=3, log_term=2, entries=[Entry(4, 4, data=b"some data"), Entry(4, 5)]))

@@ -12,7 +12,9 @@ from trio import Seat, Trio, play, until
 from raftkv.apply import Kind
 from raftkv.mvcc import CompactedError, FutureRevisionError
 from raftkv.pb import peer_pb2, rpc_pb2
+from raftkv.rpc.channel import ChannelState
 from raftkv.server.errors import NotLeader, Stopped
+from raftkv.server.peers import link
 
 
 def test_any_member_takes_writes_and_reads_what_any_took(tmp_path: Path) -> None:
@@ -195,5 +197,25 @@ def test_a_lease_outlives_a_change_of_leaders(tmp_path: Path) -> None:
             left = await _ask(seat, peer_pb2.ForwardRequest.TIME_TO_LIVE, rpc_pb2.LeaseTimeToLiveRequest(ID=7))
             assert rpc_pb2.LeaseTimeToLiveResponse.FromString(left).TTL >= 58
             assert await seat.get(b"k") == b""
+
+    play(tmp_path, story)
+
+
+def test_a_member_that_comes_back_is_connected_to_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the time of the next try has come: until then votes for it and answers to it are lost."""
+    monkeypatch.setattr(link, "BACKOFF_FIRST_S", 3600.0)
+    monkeypatch.setattr(link, "BACKOFF_MAX_S", 3600.0)
+
+    async def story(trio: Trio) -> None:
+        leader = await trio.leader()
+        gone, other = await trio.followers()
+        await gone.end()
+        for seat in (leader, other):
+            to_it = seat.node.peering.links.get(gone.id)
+            assert to_it is not None
+            await until(lambda to_it=to_it: to_it._channel.state is ChannelState.BACKING_OFF)
+        await trio.restart(gone)
+        for seat in (leader, other):
+            await until(lambda seat=seat: seat.node.peering.links.connected_since(gone.id) is not None)
 
     play(tmp_path, story)

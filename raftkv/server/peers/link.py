@@ -199,6 +199,15 @@ class Link:
             self._next_probe_s = now + PROBE_INTERVAL_S
             self._probe()
 
+    def try_now(self) -> None:
+        """The member is there: connect at once if this link only waits for the time of its next try. What is sent until
+        it is up is lost, and that may be a vote for a member that was just started (thesis §3.10)."""
+        if self._closed or self._stream is not None:
+            return
+        if self._channel is not None and self._channel.state is ChannelState.BACKING_OFF:
+            self._drop_connection()
+        self._open(self._loop.time())
+
     def set_urls(self, urls: Sequence[str]) -> None:
         """The member has moved (CL-40)."""
         if tuple(urls) != self.urls:

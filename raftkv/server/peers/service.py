@@ -48,6 +48,9 @@ class Host(Protocol):
     identity: protocol.Identity
     members: Members
 
+    def on_greeted(self, member_id: int) -> None:
+        """Another member has begun to speak: it runs, and the network is there."""
+
     def on_stranger(self, member_id: int, urls: Sequence[str]) -> None:
         """A member of this cluster that is not known here has begun to speak."""
 
@@ -153,7 +156,9 @@ class PeerService:
             stream.refuse(refusal)
             return stream
         self._streams[stream] = None
-        if self._host.members.get(stream.sender) is None:
+        if self._host.members.get(stream.sender) is not None:
+            self._host.on_greeted(stream.sender)
+        else:
             urls = call.metadata(protocol.KEY_URLS) or ""
             self._host.on_stranger(stream.sender, [each for each in urls.split(",") if each])
         call.send(protocol.WELCOME.pack(self._host.identity.data_id))
