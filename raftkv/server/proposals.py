@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from raftkv.apply import ITEM_BYTES, encode_batch
 from raftkv.metrics import new_histogram
+from raftkv.server.errors import RequestTimedOut
 
 if TYPE_CHECKING:
     from raftkv.server.slow_requests import SlowRequests
@@ -162,6 +164,21 @@ class Proposals:
                 return
             del self._in_flight[number]
             self._fail(waiters, error_of(proposed_at, proposed=True))
+
+    def drop_abandoned(self) -> None:
+        """Forget what waits in the queue for nobody: whoever asked has gone, or its deadline has passed (G-51).
+
+        A context tells so by a `cancelled` that is True, as `rpc.service.Call` does.
+        """
+        gone = [getattr(context, "cancelled", None) is True for _, context in self._waiters]
+        if any(gone):
+            abandoned = list(compress(self._waiters, gone))
+            kept = [not each for each in gone]
+            self._requests = list(compress(self._requests, kept))
+            self._waiters = list(compress(self._waiters, kept))
+            self._since = list(compress(self._since, kept))
+            self._bytes = sum(len(message) for _, message in self._requests)
+            self._fail(abandoned, RequestTimedOut())
 
     def fail_batch(self, number: int, error: Exception) -> None:
         self._fail(self._in_flight.pop(number)[1], error)

@@ -76,6 +76,7 @@ class ReadyLoop:
         "_commit_news_due",
         "_flusher",
         "_held",
+        "_held_up",
         "_kicked_s",
         "_loop",
         "_owner",
@@ -132,6 +133,8 @@ class ReadyLoop:
         `Config.max_committed_size_per_ready`."""
         self._kicked_s = 0.0
         """When the last flush began."""
+        self._held_up = False
+        """What is queued has waited for a leader, and perhaps longer than whoever asked for it."""
         self._stopped = False
 
     def check_log_space(self) -> bool:
@@ -197,13 +200,24 @@ class ReadyLoop:
 
     def _propose(self) -> None:
         """Only while no flush is under way: what arrives during one makes a single batch (group commit)."""
-        if not self._proposals.queued or self.rawnode.lead == NOBODY or self._paused:
-            return  # without a leader they wait (G-51)
+        if not self._proposals.queued or self._paused:
+            return
+        if self.rawnode.lead == NOBODY:
+            self._held_up = True  # they wait (G-51)
+            return
         leads = self.rawnode.is_leader
         if leads and (self._flusher.busy or not self._has_room()):
             return  # a follower's proposals do not wait for its own disk
         if not leads and not self._owner.reaches(self.rawnode.lead):
-            return  # they would be lost on the way to a leader that is gone; the next one is told
+            self._held_up = True  # they would be lost on the way to a leader that is gone; the next one is told
+            return
+        if self._held_up:
+            self._held_up = False
+            self._proposals.drop_abandoned()
+        if self._proposals.queued:
+            self._propose_queued(leads)
+
+    def _propose_queued(self, leads: bool) -> None:
         size = 0
         while size < MAX_PROPOSED_BYTES and self._proposals.queued:
             number, data = self._proposals.take_batch()

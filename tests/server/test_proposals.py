@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -268,3 +269,29 @@ def test_each_request_waits_its_own_time_for_a_leader(queue: Queue) -> None:
     assert queue.take() == (FIRST, [b"m"]), "the other one is still there to be proposed"
     queue.proposals.complete(MEMBER, FIRST, ["done"])
     assert queue.results[1:] == [("late", "done")]
+
+
+# --- what nobody waits for any more -----------------------------------------------------------------------------------
+
+
+class Asking:
+    """A call, as far as proposals look at it."""
+
+    def __init__(self, *, cancelled: bool = False) -> None:
+        self.cancelled = cancelled
+
+
+def test_what_waits_for_nobody_is_forgotten(queue: Queue) -> None:
+    """G-51: the deadline of a client, or its going away, ends the wait for a leader."""
+    future: asyncio.Future[None] = asyncio.Future(loop=asyncio.new_event_loop())
+    gone, here = Asking(cancelled=True), Asking()
+    for context, message in ((None, b"a"), (gone, b"b" * 100), (here, b"c"), (future, b"d"), (gone, b"e")):
+        queue.add(context, message)
+    queue.proposals.drop_abandoned()
+    assert [(context, type(result)) for context, result in queue.results] == [(gone, RequestTimedOut)] * 2
+    assert (queue.proposals.queued, queue.proposals.failed) == (3, 2)
+    assert queue.take() == (FIRST, [b"a", b"c", b"d"])
+    queue.add(here, b"f")
+    queue.proposals.drop_abandoned()
+    assert queue.take() == (FIRST + 1, [b"f"])
+    future.get_loop().close()

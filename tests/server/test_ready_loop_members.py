@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -347,6 +348,21 @@ def test_a_followers_requests_wait_while_the_leader_cannot_be_reached(follower: 
     follower.ready_loop.schedule()
     follower.loop.run()
     assert (follower.proposals.queued, len(follower.said(MessageType.PROP))) == (0, 1)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_what_waited_for_a_leader_longer_than_its_client_is_not_proposed(follower: Scene, gone: bool) -> None:
+    """G-51."""
+    follower.unreachable.add(LEADER)
+    call = SimpleNamespace(cancelled=False)
+    assert follower.proposals.add(Kind.PUT, b"mine", lambda *_: None, call)
+    follower.ready_loop.schedule()
+    follower.loop.run()
+    call.cancelled = gone
+    follower.unreachable.clear()
+    follower.ready_loop.schedule()
+    follower.loop.run()
+    assert (follower.proposals.queued, len(follower.said(MessageType.PROP))) == (0, int(not gone))
 
 
 # --- what a follower does first ---------------------------------------------------------------------------------------
