@@ -237,6 +237,12 @@ def test_a_change_of_members_may_be_lost_by_etcd_only() -> None:
         assert (verdict.rows, verdict.diverges) == (rows, bool(rows))
 
 
+def test_every_row_can_look_at_what_is_no_call() -> None:
+    """Findings about streams and about the final state have no answers and no request."""
+    bare = Finding(WatchCreate(0, {}), 0, "events", [Difference("text", 1, 2)], facts={"auth_on": True, "members": 3})
+    assert known.explain(bare, OLD).rows == known.explain(bare, NEW).rows == []
+
+
 def test_only_a_watcher_without_an_end_may_be_denied_here_and_not_there() -> None:
     """AU-71."""
     denial = Difference("created[0].cancel_reason", "(absent)", f"rpc error: code = PermissionDenied desc = {_DENIED}")

@@ -80,10 +80,11 @@ def promotion_by_a_follower(finding: Finding, difference: Difference) -> bool:
 
 
 def lost_member_change(finding: Finding, difference: Difference) -> bool:
-    changes = _is(finding, *(f"Cluster.Member{change}" for change in ("Add", "Remove", "Update", "Promote")))
+    changes = (f"Cluster.Member{change}" for change in ("Add", "Remove", "Update", "Promote"))
+    if not _is(finding, *changes) or difference.path not in _REFUSAL:
+        return False
     answer = finding.facts["answers"][0]
-    waited_in_vain = answer.code == _DEADLINE_EXCEEDED or answer.text == "etcdserver: request timed out"
-    return changes and difference.path in _REFUSAL and waited_in_vain
+    return answer.code == _DEADLINE_EXCEEDED or answer.text == "etcdserver: request timed out"
 
 
 def always(_finding: Finding) -> bool:
