@@ -126,12 +126,12 @@ class Side:
     def size(self) -> int:
         return len(self._endpoints)
 
-    async def meet(self) -> None:
-        """Learn ids, version and who leads; ranks follow from that and from those before.
+    async def meet(self, metadata: tuple[tuple[str, str], ...] = ()) -> None:
+        """Learn ids, version and who leads; ranks follow from that and from those before. `metadata`: of the calls.
 
         Raises grpc.RpcError, LookupError (no leader).
         """
-        statuses = [await self._status(place) for place in range(self.size)]
+        statuses = [await self._status(place, metadata) for place in range(self.size)]
         leaders = {status.leader for status in statuses}
         ids = [status.header.member_id for status in statuses]
         if len(leaders) != 1 or not leaders <= set(ids):
@@ -139,7 +139,7 @@ class Side:
         leading = ids.index(leaders.pop())
         self._order = ranked(self._order, leading)
         self.member_ids = [ids[place] for place in self._order]
-        body = await self._stubs[0]["Cluster.MemberList"](b"", timeout=TIMEOUT_S)
+        body = await self._stubs[0]["Cluster.MemberList"](b"", timeout=TIMEOUT_S, metadata=metadata)
         named = {member.ID: member.name for member in rpc_pb2.MemberListResponse.FromString(body).members}
         self.names = [named.get(member_id, "") for member_id in self.member_ids]
         self.cluster_id = statuses[0].header.cluster_id
@@ -147,8 +147,8 @@ class Side:
         major, minor, *_patch = self.version.split(".")
         self.cluster_version = (int(major), int(minor))
 
-    async def _status(self, place: int) -> rpc_pb2.StatusResponse:
-        body = await self._stubs[place]["Maintenance.Status"](b"", timeout=TIMEOUT_S)
+    async def _status(self, place: int, metadata: tuple[tuple[str, str], ...]) -> rpc_pb2.StatusResponse:
+        body = await self._stubs[place]["Maintenance.Status"](b"", timeout=TIMEOUT_S, metadata=metadata)
         return rpc_pb2.StatusResponse.FromString(body)
 
     def begin_script(self) -> None:

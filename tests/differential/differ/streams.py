@@ -85,15 +85,16 @@ async def move_leader(runner: Runner, op: MoveLeader) -> None:
     await runner.catch_up()
     answers = await runner.call(Call("Maintenance.MoveLeader", {"targetID": MemberId(op.rank)}), "answer")
     if answers[0].code == OK and op.rank:
+        user = await runner.as_root()
         for side in runner.sides:
-            await _meet_again(side)
+            await _meet_again(side, user)
 
 
-async def _meet_again(side: Side) -> None:
+async def _meet_again(side: Side, user: str) -> None:
     async with asyncio.timeout(_TIMEOUT_S):
         while True:
             try:
-                await side.meet()
+                await side.meet(side.metadata(user))
                 return
             except LookupError:
                 await asyncio.sleep(_POLL_S)
