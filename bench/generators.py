@@ -79,7 +79,34 @@ def _run(title: str, command: str, words: Sequence[str]) -> str:
     return done.stdout
 
 
-class SteadyLoad:
+class _Living:
+    """A generator that goes on until its input ends."""
+
+    _process: subprocess.Popen[str]
+
+    def _begin(self, command: str, words: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            [*_BENCH, command, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+            start_new_session=True,
+        )
+
+    def _end(self) -> str:
+        """What it said last."""
+        try:
+            # The end of its input ends it.
+            said, _ = self._process.communicate(timeout=END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            said, _ = self._process.communicate()
+        return said
+
+
+class SteadyLoad(_Living):
     """Puts at a fixed rate for the length of a `with`, measured in windows on demand."""
 
     def __init__(self, port: int, per_s: float, prefix: str, key_space: int) -> None:
@@ -90,30 +117,17 @@ class SteadyLoad:
 
     def __enter__(self) -> SteadyLoad:
         """Returns once puts are under way. Raises LoadError when they cannot be."""
-        self._process = subprocess.Popen(
-            [*_BENCH, "steady", *self._words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=REPOSITORY,
-            start_new_session=True,
-        )
+        self._begin("steady", self._words)
         try:
             self.begin()
             self.end()
         except BaseException:
-            self.__exit__()
+            self._end()
             raise
         return self
 
     def __exit__(self, *_failure: object) -> None:
-        try:
-            # The end of its input ends it.
-            self._process.communicate(timeout=END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
+        self._end()
 
     def begin(self, pids: Sequence[int] = ()) -> None:
         """Begin a window, over which also the times of these processes are read. Raises LoadError: see `end`."""
@@ -141,7 +155,7 @@ class SteadyLoad:
         raise LoadError(f"the steady load has ended: {self._process.stderr.read().strip()}") from None
 
 
-class IdleConnections:
+class IdleConnections(_Living):
     """Connections that wait, for the length of a `with`."""
 
     def __init__(self, port: int, count: int) -> None:
@@ -150,15 +164,7 @@ class IdleConnections:
 
     def __enter__(self) -> IdleConnections:
         """Returns once all are there. Raises LoadError when they cannot be."""
-        self._process = subprocess.Popen(
-            [*_BENCH, "idle", *self._words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=REPOSITORY,
-            start_new_session=True,
-        )
+        self._begin("idle", self._words)
         try:
             assert self._process.stdout is not None
             line = self._process.stdout.readline()
@@ -179,13 +185,3 @@ class IdleConnections:
         lost = Idling(**json.loads(lines[-1])).lost if lines else None
         if lost != 0:
             raise LoadError(f"idle connections: {'their process ended' if lost is None else f'{lost} were lost'}")
-
-    def _end(self) -> str:
-        """What it said last."""
-        try:
-            # The end of its input ends it.
-            said, _ = self._process.communicate(timeout=END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            said, _ = self._process.communicate()
-        return said

@@ -73,11 +73,7 @@ class ApiContext:
     def finish(self, call: Call, result: Any) -> None:
         """Answer with what applying gave: (revision, body), or the refusal."""
         if type(result) is tuple:
-            message = self._encoder.encode(result[0], self._applier.term) + result[1]
-            if len(message) <= LARGE_BYTES:
-                call.reply(message)
-            else:
-                self.answer(call, message)
+            self.answer(call, self._encoder.encode(result[0], self._applier.term) + result[1])
         else:
             refuse(call, status_of(result))
 

@@ -416,14 +416,10 @@ class _PartedReply:
 
     def step(self) -> bool:
         call = self._call
-        if call.done:
+        written = _write_some(call, self._pieces)
+        if written is None:
             return False
-        try:
-            text, more = _some_of(self._pieces)
-        except Exception:
-            _log.exception("a reply cannot be written as JSON", extra={"kv": {"method": call.method.path}})
-            call.fail(Code.INTERNAL, "internal error")
-            return False
+        text, more = written
         has_room = self._answer.send_some(text)
         if not more:
             call.finish()
@@ -453,18 +449,26 @@ class _LongReply:
         self._parts: list[str] = []
 
     def step(self) -> bool:
-        if self._call.done:
+        written = _write_some(self._call, self._pieces)
+        if written is None:
             return False
-        try:
-            text, more = _some_of(self._pieces)
-        except Exception:
-            _log.exception("a reply cannot be written as JSON", extra={"kv": {"method": self._call.method.path}})
-            self._call.fail(Code.INTERNAL, "internal error")
-            return False
+        text, more = written
         self._parts.append(text)
         if not more:
             self._call.finish_reply("".join(self._parts))
         return more
+
+
+def _write_some(call: GatewayCall, pieces: Iterator[str]) -> tuple[str, bool] | None:
+    """The next text of a reply, and whether there is more. None: the call has ended, or does now."""
+    if call.done:
+        return None
+    try:
+        return _some_of(pieces)
+    except Exception:
+        _log.exception("a reply cannot be written as JSON", extra={"kv": {"method": call.method.path}})
+        call.fail(Code.INTERNAL, "internal error")
+        return None
 
 
 def _some_of(pieces: Iterator[str]) -> tuple[str, bool]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from raftkv.cli.command import EXIT_OK
 from raftkv.config.errors import UsageError
 
 
@@ -26,6 +28,17 @@ class Parser(argparse.ArgumentParser):
             return self.parse_args(argv)
         except _HelpPrinted:
             return None
+
+    def read_verb(self, argv: Sequence[str]) -> argparse.Namespace | int:
+        """For a command of several verbs: the arguments with their `verb`, or the exit code when there is nothing to do
+        because help was asked for, or because no verb was named and the help has said which there are."""
+        arguments = self.read(argv)
+        if arguments is None:
+            return EXIT_OK
+        if arguments.verb is None:
+            sys.stderr.write(self.format_help())
+            return UsageError.exit_code
+        return arguments
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, f"See `{self.prog} --help`")

@@ -92,12 +92,9 @@ def usage() -> str:
 
 def run(argv: Sequence[str]) -> int:
     """The exit code. Raises StartError."""
-    arguments = _parser().read(argv)
-    if arguments is None:
-        return EXIT_OK
-    if arguments.verb is None:
-        sys.stderr.write(usage())
-        return UsageError.exit_code
+    arguments = _parser().read_verb(argv)
+    if isinstance(arguments, int):
+        return arguments
     try:
         return _VERBS[arguments.verb](arguments)
     except OSError as failure:

@@ -137,12 +137,9 @@ def usage() -> str:
 
 def run(argv: Sequence[str]) -> int:
     """The exit code. Raises StartError with what to do."""
-    arguments = _parser().read(argv)
-    if arguments is None:
-        return EXIT_OK
-    if arguments.verb is None:
-        sys.stderr.write(usage())
-        return UsageError.exit_code
+    arguments = _parser().read_verb(argv)
+    if isinstance(arguments, int):
+        return arguments
     _VERBS[arguments.verb](arguments)
     return EXIT_OK
 
