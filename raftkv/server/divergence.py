@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S: Final = 2.0
+DECIDE_S: Final = 2.0
+"""How long those are asked again who could not say yet: a member must not answer much longer with a state that is
+contradicted, and must not end because another is slow."""
+PAUSE_S: Final = 0.05
+"""... and how long between."""
 AGAIN_S: Final = 1.0
 """Between two inquiries: every message of a member that is wrong says so again, until it has stopped."""
 RECENT: Final = 4096
@@ -91,8 +96,7 @@ class Divergence:
     async def _inquire(self, other: int, index: int) -> None:
         try:
             own = self._applier.hashes.at(index)
-            told = await self._ask_all(index, index)
-            if own is None or not self._in_minority(own, told, other):
+            if own is None or await self._is_cleared(own, index, other):
                 if own is not None:  # else it lies too far back to say anything
                     await self._tell(other, index)
                 await asyncio.sleep(AGAIN_S)
@@ -106,11 +110,25 @@ class Divergence:
         await self._tell(self._identity.member_id, first)
         self._on_diverged(_verdict(self._identity.member_id, first))
 
-    def _in_minority(self, own: int, told: dict[int, list[int]], other: int) -> bool:
-        """A majority that agrees with this member clears it. Anything else does not."""
-        voters = self._voters()
-        agree = sum(each == self._identity.member_id or (each != other and told.get(each) == [own]) for each in voters)
-        return agree <= len(voters) // 2
+    async def _is_cleared(self, own: int, index: int, other: int) -> bool:
+        """A majority that agrees with this member clears it. Anything else does not.
+
+        Who has not applied so far or does not answer is asked again: without that, one member that lies lets another
+        end too, of which a third, slower one would have said that it is right.
+        """
+        loop = asyncio.get_running_loop()
+        late_s = loop.time() + DECIDE_S
+        while True:
+            told = await self._ask_all(index, index)
+            voters = self._voters()
+            asked = [told.get(each) for each in voters if each not in (self._identity.member_id, other)]
+            agree = (self._identity.member_id in voters) + asked.count([own])
+            undecided = sum(not hashes for hashes in asked)
+            if agree > len(voters) // 2:
+                return True
+            if agree + undecided <= len(voters) // 2 or loop.time() >= late_s:
+                return False
+            await asyncio.sleep(PAUSE_S)
 
     async def _first_difference(self, other: int, index: int) -> int:
         first = max(self._applier.hashes.span()[0], index - RECENT)

@@ -95,6 +95,8 @@ class Scene:
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "AGAIN_S", 0.0)
+    monkeypatch.setattr(module, "PAUSE_S", 0.001)
+    monkeypatch.setattr(module, "DECIDE_S", 0.05)
 
 
 def play(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -207,6 +209,40 @@ def test_who_has_no_majority_on_its_side_is_wrong(others: list[int | None], ends
         scene.hear(2, 45, right=True)
         await scene.settle()
         assert bool(scene.ended) is ends
+
+    play(story)
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["has not applied so far", "does not answer"])
+def test_who_cannot_say_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch, silent: bool) -> None:
+    """Member 2 is wrong and member 3 is slow. Member 1, which is right, goes on: ended, it would take the majority with
+    it."""
+    monkeypatch.setattr(module, "DECIDE_S", 5.0)
+
+    async def story() -> None:
+        slow = Peer(3, None) if silent else Peer(3, applied=44)
+        scene = Scene(Peer(2, right_to=40), slow)
+        scene.hear(2, 45, right=False)
+        await asyncio.sleep(0.02)
+        assert scene.ended == []
+        assert not scene.tasks[0].done()
+        slow.right_to, slow.applied = 10**6, 45
+        await scene.settle()
+        assert scene.ended == []
+        assert scene.told == [[(2, 45)], [(2, 45)]]
+
+    play(story)
+
+
+def test_who_is_outvoted_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the slow ones will say, there is no majority for it."""
+    monkeypatch.setattr(module, "DECIDE_S", 60.0)
+
+    async def story() -> None:
+        scene = Scene(Peer(2), Peer(3), Peer(4), Peer(5, None), right_to=40)
+        scene.hear(2, 45, right=True)
+        await scene.settle()
+        assert len(scene.ended) == 1
 
     play(story)
 
