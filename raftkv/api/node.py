@@ -97,6 +97,7 @@ async def _run(config: Config) -> int:
         if config.enable_grpc_gateway:
             pages.attach(Gateway(node, routes, server.stats))
         await server.open_clients(routes, pages.handle)
+        node.applying.leave = server.leave
     except Exception as failure:
         await _stop(node, server)
         if isinstance(failure, StartError):

@@ -184,6 +184,8 @@ class Serving:
         self._tls = tls
         self._limits = _limits(config)
         self._servers: list[_Server] = []
+        self._talking: list[Listener] = []
+        """Those that answer what has to be applied."""
         self.stats = Stats(bounds("grpc_server_handling_seconds") if config.metrics == "extensive" else ())
         """Of all connections of clients, whichever URL they came through."""
         self.peer_stats = Stats()
@@ -221,6 +223,12 @@ class Serving:
         fields = {name: urls for name, purpose in names if (urls := self.urls(purpose))}
         _log.info("ready to serve client requests", extra={"kv": fields})
 
+    def leave(self) -> None:
+        """What clients have been answered leaves now, not at the end of this turn of the loop. grpcio has its own
+        time."""
+        for listener in self._talking:
+            listener.leave()
+
     async def drain(self) -> None:
         """Accept nothing more, let what is under way end, then close."""
         await asyncio.gather(*(server.drain() for server in self._servers))
@@ -233,6 +241,8 @@ class Serving:
         line = self._line if purpose is Purpose.CLIENT else None
         listener = Listener(self._loop, routes, handler, limits or self._limits, stats, line)
         self._servers.append(listener)
+        if purpose in (Purpose.CLIENT, Purpose.HTTP):
+            self._talking.append(listener)
         for door in self._doors:
             if door.purpose is purpose:
                 await listener.start(door.sock, self._tls_of(door), takes_plain=door.takes_plain)

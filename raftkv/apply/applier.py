@@ -158,6 +158,23 @@ class Applier:
             requests += count_requests(entry.data) if entry.type is EntryType.NORMAL else 1
         return COPIES_OF_VALUE * data_bytes, PAGES_PER_REQUEST * requests
 
+    def foresee(self, entry: Entry, proposer: int) -> Applied | None:
+        """What `apply` is going to return for the next entry, if that is certain; else None.
+
+        It is for a single plain put of that proposer, which nothing can refuse: it takes the next revision. Once it is
+        committed its client may be answered, though the store has yet to get it (docs/adr/0010).
+        """
+        if self._alarmed or self._auth.enabled or entry.type is not EntryType.NORMAL:
+            return None
+        # A new leader's term is known to headers (G-12) when its first entry has been applied.
+        if entry.index <= self.index or entry.term != self.term or count_requests(entry.data) != 1:
+            return None
+        batch = decode_batch(entry.data)
+        [(kind, message)] = batch.requests
+        if batch.proposer != proposer or kind != Kind.PUT or not _is_plain(message):
+            return None
+        return Applied(proposer, batch.number, [(self._store.current_revision + 1, b"")])
+
     def apply(self, entries: Sequence[Entry]) -> tuple[list[Applied], Sequence[RevisionEvents]]:
         """Apply committed entries in the backend's open transaction.
 
@@ -409,6 +426,12 @@ class Applier:
             handlers = handlers | dict.fromkeys(_USERS_ONLY, _refuse_nobody)
         self._alarmed = alarmed
         self._handlers = handlers | {kind: partial(_guarded, alarmed[kind], handlers[kind]) for kind in alarmed}
+
+
+def _is_plain(message: bytes) -> bool:
+    """A put that always succeeds and whose answer has nothing of the store's but the revision."""
+    request = _put_request(message)
+    return not (request.lease or request.prev_kv or request.ignore_value or request.ignore_lease)
 
 
 _REFUSED_WHEN_CORRUPT: Final = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -88,6 +89,8 @@ class Listener:
         """Open connections. Bounded by Limits.max_connections, with those in a handshake: more are closed at once."""
         self._handshakes: Handshakes | None = None
         """Of connections that are to be TLS; None while no socket asks for it."""
+        self._talking: deque[_ServerProtocol] = deque()
+        """Those with output that leaves at the end of this turn of the loop. Each once."""
         self._housekeeping: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -142,7 +145,23 @@ class Listener:
             self._handshakes.end("the server is leaving")
         self._check_drained()
 
+    def leave(self) -> None:
+        """All output leaves now, or at the end of this turn of the loop, which calls it then."""
+        talking = self._talking
+        try:
+            for _ in range(len(talking)):  # who has more to say then, says it in the next turn
+                talking.popleft().flush()
+        finally:
+            if talking:
+                self._loop.call_soon(self.leave)
+
     # --- what protocols call
+
+    def on_output(self, protocol: _ServerProtocol) -> None:
+        """It leaves at the end of this turn of the loop, in one write."""
+        if not self._talking:
+            self._loop.call_soon(self.leave)
+        self._talking.append(protocol)
 
     def has_room(self) -> bool:
         """False, and counted: there are too many connections."""
@@ -329,10 +348,10 @@ class _ServerProtocol(asyncio.Protocol):
         return self._connection
 
     def _wake(self) -> None:
-        """The connection has output. It leaves at the end of this turn of the loop, in one write."""
+        """The connection has output."""
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._listener.on_output(self)
 
     def _line_up(self) -> None:
         assert self._listener.line is not None, "who has no line does not ask"
@@ -342,10 +361,10 @@ class _ServerProtocol(asyncio.Protocol):
         """This connection's turn to send more of what it has queued."""
         if isinstance(self._connection, ServerConnection):
             self._connection.outbox.waits_turn = False
-            self._flush()
+            self.flush()
         return False
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         self._flush_due = False
         connection = self._connection
         if connection is None:

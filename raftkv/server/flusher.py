@@ -1,12 +1,13 @@
 """Getting the log to disk without the event loop waiting for it.
 
 Owns how a flush is done, nothing of what is written. At most one is under way; what is staged meanwhile goes with the
-next one: group commit without a timer (design §3). There are two ways:
+next one: group commit without a timer (design §3). There are three ways:
 
 - the usual one: the loop writes, a copy into the page cache, and the kernel syncs in a thread of its own; its end comes
   as a readable descriptor. No Python thread takes part, so none competes with the loop for the interpreter;
 - in a Python thread: what is large or ends a segment, what housekeeping there is, and everything where the kernel
-  cannot do the former.
+  cannot do the former;
+- on the loop itself, if the owner says that nothing else is to be done meanwhile (docs/adr/0010).
 
 The log's two sides are never at work at once: the loop writes only while the thread has no job. Whatever fails is
 reported once, and nothing more is flushed.
@@ -51,6 +52,7 @@ class Flusher:
         "_wal",
         "busy",
         "failed",
+        "waits_for_sync",
     )
 
     def __init__(
@@ -73,9 +75,11 @@ class Flusher:
         """A flush is under way. Set by `kick`, cleared before `on_flushed`; stays set after a failure."""
         self.failed = False
         """A flush has failed. What is on disk is unknown until it is read again."""
+        self.waits_for_sync = False
+        """Everything is written, and the owner is to call `sync`."""
         self._stopped = False
         self._syncing: tuple[int, float] | None = None
-        """(descriptor, since when) of the kernel's sync under way."""
+        """(descriptor, since when) of a sync under way that is not the thread's."""
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         """For the thread; None ends it. At most two: a step of housekeeping and the flush that came meanwhile."""
         self._thread_jobs = 0
@@ -83,8 +87,8 @@ class Flusher:
         self._thread = threading.Thread(target=self._run, name="wal", daemon=True)
         self._thread.start()
 
-    def kick(self) -> None:
-        """Flush everything staged so far."""
+    def kick(self, *, on_loop: bool = False) -> None:
+        """Flush everything staged so far. `on_loop`: if this `waits_for_sync` then, `sync` does the rest."""
         assert not self.busy, "one flush at a time"
         self.busy = True
         if self._kernel is not None and not self._thread_jobs:
@@ -94,9 +98,24 @@ class Flusher:
                 self._fail(failure)
                 return
             if descriptor is not None:
-                self._sync(self._kernel, descriptor)
+                self._syncing = (descriptor, perf_counter())
+                if on_loop:
+                    self.waits_for_sync = True
+                else:
+                    self._sync(self._kernel, descriptor)
                 return
         self._give(self._flush)
+
+    def sync(self) -> None:
+        """Sync what `kick` has written, and report. Blocks for as long as the disk takes."""
+        assert self._syncing is not None
+        self.waits_for_sync = False
+        try:
+            os.fdatasync(self._syncing[0])
+        except OSError as error:
+            self._end(error)
+        else:
+            self._end(None)
 
     def stop(self) -> bool:
         """Let what is under way come to its end, then end the thread. Nothing is reported any more. Blocks.
@@ -128,7 +147,6 @@ class Flusher:
     # --- by the kernel ------------------------------------------------------------------------------------------------
 
     def _sync(self, kernel: KernelSync, descriptor: int) -> None:
-        self._syncing = (descriptor, perf_counter())
         try:
             kernel.submit(descriptor)
         except OSError as error:

@@ -11,16 +11,16 @@ import asyncio
 import logging
 import random
 import secrets
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from raftkv.apply import COPIES_OF_VALUE, Kind
+from raftkv.apply import Kind
 from raftkv.lease import min_ttl_s
 from raftkv.metrics import new_histogram
 from raftkv.mvcc.watch import WatchHub
 from raftkv.raft import NOBODY, RawNode, Role
 from raftkv.raft import Config as RaftConfig
+from raftkv.server.applying import Applying
 from raftkv.server.authenticator import Authenticator
 from raftkv.server.autocompact import AutoCompactor, make_plan
 from raftkv.server.checkpoints import Checkpoints
@@ -34,7 +34,7 @@ from raftkv.server.leadership import Leadership
 from raftkv.server.lease_keeper import LeaseKeeper
 from raftkv.server.list_budget import ListBudget
 from raftkv.server.loop_lag import LoopLag
-from raftkv.server.peering import Peering, removed
+from raftkv.server.peering import Peering
 from raftkv.server.proposals import MAX_ENTRY_BYTES, Finish, Proposals
 from raftkv.server.quota import Quota
 from raftkv.server.reads import Read, Reads
@@ -75,8 +75,6 @@ VERSION_CHECK_S: Final = 4.0
 """F-76."""
 LATE_TICKS: Final = 3
 """L-26: heartbeats without a tick after which a leader may have been suspended."""
-REMOVED_LINGER_S: Final = 1.0
-"""CL-34: a removed member goes on this long, so that the answer can go out."""
 
 
 class Parts(NamedTuple):
@@ -164,6 +162,7 @@ class Node:
         self._rawnode = rawnode
         self._reads = Reads(rawnode, secrets.randbits(62), self.slow_requests)
         self._ready_loop = ReadyLoop(loop, rawnode, booted.storage, booted.wal, self._proposals, self)
+        self.applying = Applying(self, rawnode, self._ready_loop, self._proposals, self._reads)
         self.schedule = self._ready_loop.schedule
         """Something was given to the core, or may be proposed: have a turn soon."""
         self._checkpoints = Checkpoints(loop, self.backend, booted.wal, self._log_floor, self.on_fatal)
@@ -341,7 +340,7 @@ class Node:
             self.lease_keeper.on_tick(now)
             self._checkpoints.on_tick(now)
             self.reconfiguration.go_on(now)
-            self._trim_log()
+            self.trim_log()
             self.space.on_tick(now)
             self._ready_loop.quorum_rtt_s = self.peering.links.quorum_rtt_s(self._voters())
             if now - self._last_version_check_s >= VERSION_CHECK_S:
@@ -373,7 +372,7 @@ class Node:
         if self.leads and self.applier.cluster_version != CLUSTER_VERSION:
             self.propose(Kind.CLUSTER_VERSION, CLUSTER_VERSION.encode("ascii"), _forget_result, None)
 
-    def _trim_log(self) -> None:
+    def trim_log(self) -> None:
         """Of the log in memory. On disk it reaches back to the last checkpoint, or as far as this."""
         keep = 0 if self._is_alone else self.config.snapshot_catchup_entries
         self._booted.storage.trim(keep, self.peering.copies.oldest_index)
@@ -525,47 +524,7 @@ class Node:
         )
 
     def on_committed(self, entries: Sequence[Entry]) -> None:
-        started_s = time.perf_counter()
-        self.space.before_apply(entries)
-        value_bytes, pages = self.applier.growth(entries)
-        self.backend.reserve_batch(value_bytes, pages)
-        self.counters.applied_bytes += value_bytes // COPIES_OF_VALUE
-        applied, events = self.applier.apply(entries)
-        for each in applied:
-            if each.change is not None:
-                self._rawnode.apply_conf_change(each.change)
-                self._on_members_changed()
-        if self.backend.commit_due:
-            self.backend.commit()
-        self.quota.update()
-        self.space.after_apply()
-        for proposer, number, results, _ in applied:
-            self._proposals.complete(proposer, number, results)
-            if proposer != self.member_id:
-                self._ready_loop.tell_commit_now()
-        self.hub.publish(events)
-        self._reads.on_applied(self.applier.index)
-        self.leader_calls.on_applied(self.applier.index)
-        self.authenticator.on_applied(self.applier.index)
-        if self.reconfiguration.waits:  # later: the core has yet to hear that this batch is applied
-            self.loop.call_soon(self.reconfiguration.go_on, self.loop.time())
-        self._rawnode.attest(self.applier.index, self.applier.state_hash)
-        self.peering.divergence.on_applied()
-        if self._is_leader and not self.lease_keeper.primary and self.applier.term == self._rawnode.term:
-            self.lease_keeper.promote(self.loop.time())
-        self.compactor.wake()
-        took_s = time.perf_counter() - started_s
-        self.durations.apply.observe(took_s)
-        if took_s > self.config.warning_apply_duration_s:
-            self.counters.slow_applies += 1
-            _warn_slow_apply(entries, took_s)
-
-    def _on_members_changed(self) -> None:
-        self._ready_loop.tell_commit_now()
-        self._trim_log()  # a member that joins must not be sent the log's first entry: see ReplicaLog.trim
-        self.peering.update_links()
-        if self.members.was_removed(self.member_id):
-            self.loop.call_later(REMOVED_LINGER_S, self.end, removed(self.member_id))
+        self.applying.apply(entries)
 
     def on_read_states(self, states: list[ReadState]) -> None:
         self._reads.on_read_states(states, self.applier.index, self.loop.time())
@@ -591,17 +550,6 @@ class _CatchUp:
 
     def step(self) -> bool:
         return self._node.catch_up()
-
-
-def _warn_slow_apply(entries: Sequence[Entry], took_s: float) -> None:
-    """The whole event loop waited for this batch, and so did every client."""
-    fields = {
-        "took_ms": round(took_s * 1000, 3),
-        "entries": len(entries),
-        "size_bytes": sum(len(entry.data) for entry in entries),
-        "last_index": entries[-1].index,
-    }
-    _log.warning("applying a batch took too long", extra={"kv": fields})
 
 
 def _forget_result(_context: None, _result: Any) -> None:

@@ -62,8 +62,11 @@ class Machine:
         self.applier.load()
 
     def apply(self, *requests: Request) -> list[Any]:
-        """Results of one entry with these requests."""
-        applied, _ = self.applier.apply([self.entry(*requests)])
+        """Results of one entry with these requests. If they were certain before, they are what was foreseen."""
+        next_entry = self.entry(*requests)
+        foreseen = self.applier.foresee(next_entry, MEMBER_ID)
+        applied, _ = self.applier.apply([next_entry])
+        assert foreseen is None or [foreseen] == applied
         return applied[0].results
 
     def entry(self, *requests: Request) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from apply_support import (
 )
 from google.protobuf.message import DecodeError
 
-from raftkv.apply import CORRUPT, NOSPACE, Applier, CorruptAlarm, Kind, MalformedEntry, NoSpaceAlarm
+from raftkv.apply import CORRUPT, NOSPACE, Applied, Applier, CorruptAlarm, Kind, MalformedEntry, NoSpaceAlarm
 from raftkv.apply.applier import COPIES_OF_VALUE, PAGES_PER_REQUEST
 from raftkv.backend import BackendError, Meta
 from raftkv.lease import LeaseExists, LeaseNotFound, LeaseTTLTooLarge, NotPrimaryLessor
@@ -38,6 +39,56 @@ from raftkv.membership import DataDirectoryChanged, MemberNotFound
 from raftkv.mvcc import CompactedError, FutureRevisionError, KeyNotFoundError
 from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.raft import Entry, EntryType
+
+# --- what is certain before -------------------------------------------------------------------------------------------
+
+
+def test_a_plain_put_is_certain_to_take_the_next_revision(machine: Machine) -> None:
+    machine.apply(put(b"first"))
+    next_entry = machine.entry(put(b"k"))
+    revision = machine.store.current_revision
+    foreseen = machine.applier.foresee(next_entry, MEMBER_ID)
+    assert machine.store.current_revision == revision
+    assert foreseen == Applied(MEMBER_ID, next_entry.index, [(revision + 1, b"")])
+    assert machine.applier.apply([next_entry])[0] == [foreseen]
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [put(b"k", lease=5)],
+        [put(b"k", prev_kv=True)],
+        [put(b"k", ignore_value=True)],
+        [put(b"k", ignore_lease=True)],
+        [put(b"k"), put(b"l")],
+        [delete(b"k")],
+        [],
+    ],
+    ids=["lease", "previous value", "kept value", "kept lease", "two", "another kind", "none"],
+)
+def test_nothing_else_is(machine: Machine, requests: list[Request]) -> None:
+    machine.apply(put(b"k"), grant(5))
+    assert machine.applier.foresee(machine.entry(*requests), MEMBER_ID) is None
+
+
+def test_nor_is_a_plain_put_of_another_member_or_another_leader(machine: Machine) -> None:
+    """Headers tell the term of the last applied entry (G-12)."""
+    machine.apply(put(b"k"))
+    next_entry = machine.entry(put(b"l"))
+    assert machine.applier.foresee(next_entry, MEMBER_ID + 1) is None
+    assert machine.applier.foresee(replace(next_entry, term=TERM + 1), MEMBER_ID) is None
+    assert machine.applier.foresee(replace(next_entry, index=next_entry.index - 1), MEMBER_ID) is None
+    assert machine.applier.foresee(next_entry, MEMBER_ID) is not None
+
+
+@pytest.mark.parametrize("alarm", [NOSPACE, CORRUPT])
+def test_nor_is_one_while_an_alarm_is_on(machine: Machine, alarm: int) -> None:
+    machine.apply(put(b"k"))
+    machine.apply(raise_alarm(alarm))
+    assert machine.applier.foresee(machine.entry(put(b"l")), MEMBER_ID) is None
+    machine.apply(disarm(alarm))
+    assert machine.applier.foresee(machine.entry(put(b"l")), MEMBER_ID) is not None
+
 
 # --- each entry once --------------------------------------------------------------------------------------------------
 

@@ -37,12 +37,22 @@ class Flusher:
         self.on_flushed = on_flushed
         self.busy = False
         self.kicks = 0
+        self.syncs = 0
+        """... of these, by the loop itself."""
+        self.waits_for_sync = False
         self.stopped = False
 
-    def kick(self) -> None:
+    def kick(self, *, on_loop: bool = False) -> None:
         assert not self.busy
         self.busy = True
         self.kicks += 1
+        self.waits_for_sync = on_loop
+
+    def sync(self) -> None:
+        assert self.waits_for_sync
+        self.busy = self.waits_for_sync = False
+        self.syncs += 1
+        self.on_flushed(FlushResult(100, 0.0, 0.0001))
 
     def stop(self) -> bool:
         self.stopped = True

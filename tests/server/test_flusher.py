@@ -54,10 +54,10 @@ class Rig:
         self.flusher = Flusher(self.loop, self.wal, put, put, kernel)  # type: ignore[arg-type]
         self._index = 0
 
-    def kick(self, data: bytes = b"data") -> None:
+    def kick(self, data: bytes = b"data", *, on_loop: bool = False) -> None:
         self._index += 1
         self.wal.stage(HardState(1, 1, 0), [Entry(1, self._index, data=data)])
-        self.flusher.kick()
+        self.flusher.kick(on_loop=on_loop)
 
     async def report(self) -> FlushResult | Exception:
         return await asyncio.wait_for(self.reports.get(), 30)
@@ -160,5 +160,80 @@ def test_stopping_waits_for_the_flush_under_way(tmp_path: Path) -> None:
         assert rig.entries(tmp_path) == 1
         assert kernel.closed
         assert rig.reports.empty()
+
+    asyncio.run(main())
+
+
+# --- on the loop ------------------------------------------------------------------------------------------------------
+
+
+def test_the_owner_may_sync_itself(tmp_path: Path) -> None:
+    """docs/adr/0010. Reported at once, and the next flush may be of either kind."""
+
+    async def main() -> None:
+        kernel = FakeKernel()
+        rig = Rig(tmp_path, kernel)
+        rig.kick(on_loop=True)
+        assert (rig.flusher.busy, rig.flusher.waits_for_sync, kernel.submitted) == (True, True, [])
+        rig.flusher.sync()
+        assert (rig.flusher.busy, rig.flusher.waits_for_sync) == (False, False)
+        result = rig.reports.get_nowait()
+        assert isinstance(result, FlushResult)
+        assert result.bytes_written > 0
+        assert result.sync_s > 0
+        while rig.flusher._thread_jobs:  # housekeeping: a flush that comes meanwhile goes to the thread
+            await asyncio.sleep(0.001)
+        rig.kick()
+        assert len(kernel.submitted) == 1
+        kernel.complete()
+        assert isinstance(await rig.report(), FlushResult)
+        assert rig.entries(tmp_path) == 2
+
+    asyncio.run(main())
+
+
+def test_what_the_loop_cannot_do_itself_goes_its_usual_way(tmp_path: Path) -> None:
+    """A flush that ends a segment."""
+
+    async def main() -> None:
+        rig = Rig(tmp_path, FakeKernel())
+        for _ in range(3):
+            rig.kick(bytes(600_000), on_loop=True)
+            if rig.flusher.waits_for_sync:
+                rig.flusher.sync()
+            assert isinstance(await rig.report(), FlushResult)
+        assert rig.entries(tmp_path) == 3
+
+    asyncio.run(main())
+
+
+def test_a_sync_on_the_loop_that_fails_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    async def main() -> None:
+        rig = Rig(tmp_path, FakeKernel())
+        rig.kick(on_loop=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fdatasync", fail)
+            rig.flusher.sync()
+        assert isinstance(rig.reports.get_nowait(), WalIoError)
+        assert rig.flusher.failed
+        assert rig.flusher.busy
+        assert not rig.flusher.stop()
+
+    asyncio.run(main())
+
+
+def test_stopped_between_the_write_and_the_sync(tmp_path: Path) -> None:
+    """The turn that was to end with it has failed: what is written is synced all the same."""
+
+    async def main() -> None:
+        rig = Rig(tmp_path, FakeKernel())
+        rig.kick(on_loop=True)
+        assert rig.flusher.stop()
+        assert rig.reports.empty()
+        rig.wal.close()
+        assert len(Wal.open(tmp_path / "wal", segment_bytes=1 << 20)[1].entries) == 1
 
     asyncio.run(main())

@@ -11,6 +11,7 @@ from ready_loop_support import ME, Scene, take_the_disk
 from raftkv.apply import Kind, decode_batch, encode_batch
 from raftkv.raft import ConfState, Entry, Message, MessageType, Snapshot
 from raftkv.server import ready_loop as module
+from raftkv.server.solitude import ALONE
 
 LEADER, OTHER = 2, 3
 TERM = 5
@@ -400,3 +401,13 @@ def test_a_follower_whose_disk_hangs_applies_all_the_same(follower: Scene, monke
     follower.loop.run()
     assert follower.flusher.busy
     assert follower.ready_loop.rawnode.applied == 1
+
+
+def test_among_several_members_the_loop_never_waits_for_its_disk(leader: Scene) -> None:
+    """Others wait for what it says meanwhile, heartbeats above all."""
+    for number in range(2 * ALONE):
+        leader.propose(b"%d" % number)
+        leader.flushed(0.0001)
+        leader.hear(acknowledgement(leader.ready_loop.rawnode.last_index))
+    assert leader.ready_loop.solitude.is_proven
+    assert leader.flusher.syncs == 0

@@ -18,7 +18,7 @@ from raftkv.membership import LearnerNotReady, MemberNotFound, MemberNotLearner,
 from raftkv.mvcc.watch import EventBatch, Watcher
 from raftkv.pb import rpc_pb2
 from raftkv.raft import Message
-from raftkv.server import node as node_module
+from raftkv.server import applying
 from raftkv.server.defragment import DefragmentRefused
 from raftkv.server.errors import DataForgotten, Forwarded, Removed
 from raftkv.server.peers import links as links_module
@@ -29,7 +29,7 @@ SHORT_LOG = "--snapshot-catchup-entries=5"
 @pytest.fixture(autouse=True)
 def _no_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
     """CL-34 allows a second; nothing here needs it."""
-    monkeypatch.setattr(node_module, "REMOVED_LINGER_S", 0.05)
+    monkeypatch.setattr(applying, "REMOVED_LINGER_S", 0.05)
     monkeypatch.setattr(links_module, "LINGER_S", 0.3)
 
 
