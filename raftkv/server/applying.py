@@ -44,7 +44,7 @@ class Applying:
     def apply(self, entries: Sequence[Entry]) -> None:
         """Raises what the disk raises."""
         started_s = time.perf_counter()
-        foreseen = self._answer_first(entries) if self._ready_loop.solitude.is_proven else None
+        foreseen = self._answer_first(entries) if self._ready_loop.batch_sizes.single else None
         applied, events = self._apply(entries)
         if foreseen is not None:
             assert [foreseen] == applied, "what was acknowledged is what was done"
@@ -59,8 +59,8 @@ class Applying:
             _warn_slow(entries, took_s)
 
     def _answer_first(self, entries: Sequence[Entry]) -> Applied | None:
-        """What is committed, and of which the result is certain, need not be in the store to be acknowledged. Only for
-        a client that is alone: of many those who are answered first come back first, and batches fall apart."""
+        """What is committed, and of which the result is certain, need not be in the store to be acknowledged. Not with
+        many clients: those who are answered first come back first, and batches fall apart."""
         foreseen = self._node.applier.foresee(entries[0], self._node.member_id) if len(entries) == 1 else None
         if foreseen is not None:
             self._answer((foreseen,))

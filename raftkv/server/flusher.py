@@ -7,7 +7,7 @@ next one: group commit without a timer (design §3). There are three ways:
   as a readable descriptor. No Python thread takes part, so none competes with the loop for the interpreter;
 - in a Python thread: what is large or ends a segment, what housekeeping there is, and everything where the kernel
   cannot do the former;
-- on the loop itself, if the owner says that nothing else is to be done meanwhile (docs/adr/0010).
+- on the loop itself, if the owner says that little else is to be done meanwhile (docs/adr/0010).
 
 The log's two sides are never at work at once: the loop writes only while the thread has no job. Whatever fails is
 reported once, and nothing more is flushed.

@@ -9,7 +9,7 @@ Order within one turn (raft.Ready says why each step may stand where it does):
 4. when the flush is done, the core hears of it, and what had to wait for the disk leaves; where applying takes longer
    than flushing, step 3 comes before the next step 1.
 
-With one voter and one client that writes there is nothing to do while the disk works: then the turn ends with the sync.
+With one voter and one or two clients there is little to do while the disk works: then the turn ends with the sync.
 
 A snapshot is installed between its record in the log and the core's hearing of it. Owns the core, the in-memory log and
 the WAL with its flusher. Decides nothing about requests or members.
@@ -23,8 +23,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from raftkv.raft import NOBODY, ProposalDropped
+from raftkv.server.batch_sizes import BatchSizes
 from raftkv.server.flusher import Flusher
-from raftkv.server.solitude import Solitude
 from raftkv.wal import KernelSync, LogPosition
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ class ReadyLoop:
         "_stopped",
         "_storage",
         "_wal",
+        "batch_sizes",
         "quorum_rtt_s",
         "rawnode",
-        "solitude",
     )
 
     def __init__(
@@ -137,7 +137,7 @@ class ReadyLoop:
         `Config.max_committed_size_per_ready`."""
         self._kicked_s = 0.0
         """When the last flush began."""
-        self.solitude = Solitude()
+        self.batch_sizes = BatchSizes()
         self._held_up = False
         """What is queued has waited for a leader, and perhaps longer than whoever asked for it."""
         self._stopped = False
@@ -225,7 +225,7 @@ class ReadyLoop:
             self._propose_queued(leads)
 
     def _propose_queued(self, leads: bool) -> None:
-        self.solitude.on_batch(self._proposals.queued)
+        self.batch_sizes.on_batch(self._proposals.queued)
         size = 0
         while size < MAX_PROPOSED_BYTES and self._proposals.queued:
             number, data = self._proposals.take_batch()
@@ -275,7 +275,7 @@ class ReadyLoop:
         if self._staged and not self._flusher.busy:
             self._saving, self._staged = self._staged, []
             self._kicked_s = perf_counter()
-            self._flusher.kick(on_loop=self.solitude.may_sync and self.rawnode.reads_at_once)
+            self._flusher.kick(on_loop=self.batch_sizes.may_sync and self.rawnode.reads_at_once)
 
     def _apply_held(self) -> None:
         while self._held and not self._paused and not self._promises_first():
@@ -295,7 +295,7 @@ class ReadyLoop:
     def _on_flushed(self, result: FlushResult) -> None:
         try:
             self._note_saved()
-            self.solitude.on_flushed(result.sync_s, others=self._proposals.queued > 0)
+            self.batch_sizes.on_flushed(result.sync_s)
             self._owner.on_flushed(result)
             if self._stopped:
                 return

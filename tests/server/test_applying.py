@@ -14,7 +14,7 @@ from raftkv.apply import Kind
 from raftkv.config import load
 from raftkv.pb import rpc_pb2
 from raftkv.server import Node, boot
-from raftkv.server.solitude import Solitude
+from raftkv.server.batch_sizes import BatchSizes
 
 
 def play(directory: Path, story: Callable[[Node], Awaitable[None]]) -> None:
@@ -55,7 +55,7 @@ class Witness:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Solitude, "is_proven", property(lambda _: True))
+    monkeypatch.setattr(BatchSizes, "single", property(lambda _: True))
 
 
 def test_a_client_that_is_alone_is_answered_before_the_store_has_its_put(tmp_path: Path, alone: None) -> None:
