@@ -18,6 +18,7 @@ from typing import Any
 import uvloop
 
 from bench import comparing, overload
+from bench.arguments import endpoint, positive, positive_int
 from bench.cases import DEFAULT, QUICK
 from bench.driving import ABOUT, WATCH, drive
 from bench.idling import idle, raise_file_limit
@@ -31,27 +32,6 @@ from bench.suite import SUITES, Suite
 from bench.watching import MIN_VALUE_BYTES
 
 
-def _endpoint(text: str) -> tuple[str, int]:
-    host, colon, port = text.removeprefix("http://").rpartition(":")
-    if not colon or not host or not port.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
-
-
-def _positive_s(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
-    return value
-
-
 def _add_load(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "\n".join(f"  {name:20}{line}" for name, line in ABOUT.items())
     parser = commands.add_parser(
@@ -62,18 +42,18 @@ def _add_load(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--endpoint", type=_endpoint, required=True, metavar="HOST:PORT")
+    add("--endpoint", type=endpoint, required=True, metavar="HOST:PORT")
     add("--workload", choices=list(ABOUT), default="put")
-    add("--connections", type=_positive_int, default=1, metavar="N", help="default %(default)s")
-    add("--clients", type=_positive_int, default=1, metavar="M", help="calls in flight; default %(default)s")
-    add("--streams", type=_positive_int, default=10, metavar="N", help="of watch; default %(default)s")
-    add("--seconds", type=_positive_s, default=5.0, metavar="S", help="measured time; default %(default)s")
-    add("--warmup-s", type=_positive_s, default=1.0, metavar="S", help="before it; default %(default)s")
-    add("--value-bytes", type=_positive_int, default=256, metavar="B", help="default %(default)s")
-    add("--key-space", type=_positive_int, default=10_000, metavar="K", help="default %(default)s")
+    add("--connections", type=positive_int, default=1, metavar="N", help="default %(default)s")
+    add("--clients", type=positive_int, default=1, metavar="M", help="calls in flight; default %(default)s")
+    add("--streams", type=positive_int, default=10, metavar="N", help="of watch; default %(default)s")
+    add("--seconds", type=positive, default=5.0, metavar="S", help="measured time; default %(default)s")
+    add("--warmup-s", type=positive, default=1.0, metavar="S", help="before it; default %(default)s")
+    add("--value-bytes", type=positive_int, default=256, metavar="B", help="default %(default)s")
+    add("--key-space", type=positive_int, default=10_000, metavar="K", help="default %(default)s")
     add("--prefix", default="bench/", help="of all keys; default %(default)s")
-    add("--page-keys", type=_positive_int, default=500, metavar="K", help="of list-page; default %(default)s")
-    add("--deadline-s", type=_positive_s, metavar="S", help="give each call a deadline; default none")
+    add("--page-keys", type=positive_int, default=500, metavar="K", help="of list-page; default %(default)s")
+    add("--deadline-s", type=positive, metavar="S", help="give each call a deadline; default none")
     add("--ca-file", default="", metavar="FILE", help="speak TLS, and trust this certificate; default plain text")
     add("--no-preload", action="store_true", help="the keys to be read exist already")
     _add_server_pids(parser)
@@ -83,7 +63,7 @@ def _add_load(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _add_server_pids(parser: argparse.ArgumentParser) -> None:
     about = "report its processor time and memory; repeated, the sum"
-    parser.add_argument("--server-pid", action="append", type=_positive_int, default=[], metavar="PID", help=about)
+    parser.add_argument("--server-pid", action="append", type=positive_int, default=[], metavar="PID", help=about)
 
 
 def load_options(arguments: argparse.Namespace) -> LoadOptions:
@@ -136,11 +116,11 @@ def _add_steady(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         " line of JSON.",
     )
     add = parser.add_argument
-    add("--endpoint", type=_endpoint, required=True, metavar="HOST:PORT")
-    add("--per-s", type=_positive_s, required=True, metavar="N", help="puts per second")
-    add("--connections", type=_positive_int, default=1, metavar="N", help="default %(default)s")
-    add("--value-bytes", type=_positive_int, default=256, metavar="B", help="default %(default)s")
-    add("--key-space", type=_positive_int, default=10_000, metavar="K", help="default %(default)s")
+    add("--endpoint", type=endpoint, required=True, metavar="HOST:PORT")
+    add("--per-s", type=positive, required=True, metavar="N", help="puts per second")
+    add("--connections", type=positive_int, default=1, metavar="N", help="default %(default)s")
+    add("--value-bytes", type=positive_int, default=256, metavar="B", help="default %(default)s")
+    add("--key-space", type=positive_int, default=10_000, metavar="K", help="default %(default)s")
     add("--prefix", default="bench/", help="of all keys; default %(default)s")
     parser.set_defaults(run=_run_steady)
 
@@ -173,11 +153,11 @@ def _add_failover(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         " first put that a later leader acknowledges.",
     )
     add = parser.add_argument
-    add("--endpoint", type=_endpoint, action="append", required=True, metavar="HOST:PORT", help="one for each member")
-    add("--kill-pid", type=_positive_int, required=True, metavar="PID", help="the leader's")
-    add("--term", type=_positive_int, required=True, metavar="T", help="in which it leads; in another it is spared")
-    add("--clients", type=_positive_int, default=64, metavar="N", help="in all; default %(default)s")
-    add("--seconds", type=_positive_s, default=1.0, metavar="S", help="of load before; default %(default)s")
+    add("--endpoint", type=endpoint, action="append", required=True, metavar="HOST:PORT", help="one for each member")
+    add("--kill-pid", type=positive_int, required=True, metavar="PID", help="the leader's")
+    add("--term", type=positive_int, required=True, metavar="T", help="in which it leads; in another it is spared")
+    add("--clients", type=positive_int, default=64, metavar="N", help="in all; default %(default)s")
+    add("--seconds", type=positive, default=1.0, metavar="S", help="of load before; default %(default)s")
     _add_server_pids(parser)
     add("-o", "--output", choices=("text", "json"), default="text")
     parser.set_defaults(run=_run_failover)
@@ -208,8 +188,8 @@ def _add_idle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         " the end of standard input, and print how many were lost.",
     )
     add = parser.add_argument
-    add("--endpoint", type=_endpoint, required=True, metavar="HOST:PORT")
-    add("--connections", type=_positive_int, default=1000, metavar="N", help="default %(default)s")
+    add("--endpoint", type=endpoint, required=True, metavar="HOST:PORT")
+    add("--connections", type=positive_int, default=1000, metavar="N", help="default %(default)s")
     add("--prefix", default="idle/", help="of all keys; default %(default)s")
     parser.set_defaults(run=_run_idle)
 
@@ -255,9 +235,9 @@ def _add_compare(parser: argparse.ArgumentParser, suites: Sequence[Suite], *, ma
         parser.add_argument(*names, default=default if main else argparse.SUPPRESS, **how)
 
     add("--quick", action="store_true", default=False, help="one short round: a look, not a result")
-    add("--rounds", type=_positive_int, metavar="N", help=f"default {DEFAULT.rounds}, with --quick {QUICK.rounds}")
-    add("--seconds", type=_positive_s, metavar="S", help=f"per measurement; default {DEFAULT.seconds:g}")
-    add("--kills", type=_positive_int, metavar="N", help=f"of leaders; default {DEFAULT.kills}")
+    add("--rounds", type=positive_int, metavar="N", help=f"default {DEFAULT.rounds}, with --quick {QUICK.rounds}")
+    add("--seconds", type=positive, metavar="S", help=f"per measurement; default {DEFAULT.seconds:g}")
+    add("--kills", type=positive_int, metavar="N", help=f"of leaders; default {DEFAULT.kills}")
     add(
         "--only",
         action="append",

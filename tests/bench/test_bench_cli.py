@@ -45,6 +45,9 @@ def test_load_takes_every_option() -> None:
         "steady --endpoint h:1 --per-s 0",
         "idle --endpoint h:1 --connections 0",
         "failover --endpoint h:1 --kill-pid 1",
+        "overload --clients 0",
+        "overload --puts-per-s nan",
+        "list-clients --port 1 --clients 1 --timeout-s -1",
         "other",
     ],
 )
