@@ -11,10 +11,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from raftkv.config import StartError
 from raftkv.membership import Member, cluster_id, member_id
 from raftkv.pb import peer_pb2
-from raftkv.rpc.codes import RpcError
+from raftkv.rpc.codes import Code, RpcError
 from raftkv.server.peers.link import peer_channel
 from raftkv.server.peers.protocol import MEMBERS
 
@@ -52,7 +54,7 @@ async def find_founding(config: Config, tls: Tls | None = None) -> Founding:
     founding = found_cluster(config)
     if len(founding.members) > 1:
         others = [each for each in founding.members if each.id != founding.member_id]
-        answers = await asyncio.gather(*(_ask(each.peer_urls, tls) for each in others))
+        answers = await asyncio.gather(*(_ask(each.peer_urls, tls, []) for each in others))
         for other, answer in zip(others, answers, strict=True):
             if answer is not None:
                 _refuse_known(config, founding, other, answer)
@@ -115,17 +117,21 @@ async def _join(config: Config, tls: Tls | None) -> Founding:
             "--initial-cluster-state=existing, but --initial-cluster names no other member",
             "Name all members, as `etcdctl member add` printed them",
         )
+    why: list[str] = []
     for number in range(TRIES):
-        answers = await asyncio.gather(*(_ask(urls, tls) for urls in others.values()))
+        why.clear()
+        answers = await asyncio.gather(*(_ask(urls, tls, why) for urls in others.values()))
         best = max(filter(None, answers), key=lambda each: each.committed, default=None)
         if best is not None:
             return _match(config, wanted, best)
         if number + 1 < TRIES:
-            _log.warning("no member of the cluster answers; trying again", extra={"kv": {"members": sorted(others)}})
+            fields = {"members": sorted(others), "reasons": sorted(why)}
+            _log.warning("no member of the cluster answers; trying again", extra={"kv": fields})
             await asyncio.sleep(RETRY_S)
     raise StartError(
         f"none of the members {', '.join(sorted(others))} answers, so the cluster cannot be joined",
-        "Is it running, and are its peer URLs in --initial-cluster right and reachable from here?",
+        "Is it running, and are its peer URLs in --initial-cluster right and reachable from here? "
+        + "; ".join(sorted(why)),
     )
 
 
@@ -152,25 +158,27 @@ def _match(config: Config, wanted: Mapping[str, Iterable[str]], answer: peer_pb2
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-async def _ask(urls: Iterable[str], tls: Tls | None) -> peer_pb2.MembersResponse | None:
-    """The first answer of one member's URLs; None when none of them gives one in time."""
+async def _ask(urls: Iterable[str], tls: Tls | None, why: list[str]) -> peer_pb2.MembersResponse | None:
+    """The first answer of one member's URLs; None when none of them gives one in time. `why` gets the reasons."""
     for url in urls:
-        answer = await ask_members(url, tls=tls)
-        if answer is not None:
-            return answer
+        try:
+            return await ask_members(url, tls=tls)
+        except RpcError as failure:
+            why.append(f"{url}: {failure.text}")
     return None
 
 
 async def ask_members(
     url: str, timeout_s: float = ASK_TIMEOUT_S, *, tls: Tls | None = None
-) -> peer_pb2.MembersResponse | None:
-    """The members of the cluster, as the member at that peer URL knows them."""
+) -> peer_pb2.MembersResponse:
+    """The members of the cluster, as the member at that peer URL knows them. Raises RpcError."""
     channel = peer_channel(asyncio.get_running_loop(), url, timeout_s, tls=tls)
     request = peer_pb2.MembersRequest().SerializeToString()
     try:
-        return peer_pb2.MembersResponse.FromString(await channel.unary_future(MEMBERS, request, timeout_s))
-    except RpcError as failure:
-        _log.debug("no answer", extra={"kv": {"url": url, "error": failure.text}})
-        return None
+        answer = await channel.unary_future(MEMBERS, request, timeout_s)
     finally:
         channel.close()
+    try:
+        return peer_pb2.MembersResponse.FromString(answer)
+    except DecodeError:
+        raise RpcError(Code.INTERNAL, "what answers there is no member of a raftkv cluster") from None

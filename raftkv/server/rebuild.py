@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from raftkv.backend import BackendError, Expected, NoSpaceError, ReceivedStore, install, settle_received
 from raftkv.config import StartError
 from raftkv.raft import NOBODY, HardState
-from raftkv.rpc.codes import Code
+from raftkv.rpc.codes import Code, RpcError
 from raftkv.server.bootstrap import DirectoryLock, Ids
 from raftkv.server.joining import ask_members
 from raftkv.server.peers import CopyFacts, Identity, PeerCallError, Refused, fetch_copy
@@ -118,7 +118,7 @@ class _Rebuild:
         self._tls = tls
 
     async def run(self, url: str, progress: Progress | None) -> Rebuilt:
-        peer, base = _find_peer(self._ids, url, await ask_members(url, tls=self._tls)), self._contents.base
+        peer, base = _find_peer(self._ids, url, await self._ask(url)), self._contents.base
         # What an interrupted installation has left is decided first: it must not come after what we put in place.
         settle_received(self._store_dir, (base.index, base.term))
         received, facts = await self._fetch(peer.ID, url, progress)
@@ -129,6 +129,15 @@ class _Rebuild:
         install(self._store_dir, received.path)
         last = copy if restart else self._contents.last
         return Rebuilt(self._ids.member_id, peer.name, facts.size_bytes, copy, last, restart)
+
+    async def _ask(self, url: str) -> peer_pb2.MembersResponse:
+        try:
+            return await ask_members(url, tls=self._tls)
+        except RpcError as failure:
+            raise StartError(
+                f"no member answers at {url}: {failure.text}",
+                "Is it a peer URL (port 2380 by default) of a running member?",
+            ) from failure
 
     async def _fetch(self, peer_id: int, url: str, progress: Progress | None) -> tuple[ReceivedStore, CopyFacts]:
         """A copy, whole, checked and durable beside the store; nothing is left of one that fails."""
@@ -159,10 +168,8 @@ class _Rebuild:
         self._wal.flush()
 
 
-def _find_peer(ids: Ids, url: str, answer: peer_pb2.MembersResponse | None) -> peer_pb2.MemberRecord:
+def _find_peer(ids: Ids, url: str, answer: peer_pb2.MembersResponse) -> peer_pb2.MemberRecord:
     """Which member listens there. Raises StartError when it can be of no use."""
-    if answer is None:
-        raise StartError(f"no member answers at {url}", "Is it a peer URL (port 2380 by default) of a running member?")
     if answer.cluster_id != ids.cluster_id:
         raise StartError(
             f"the member at {url} belongs to cluster {answer.cluster_id:x}, this one to {ids.cluster_id:x}",

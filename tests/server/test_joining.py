@@ -30,7 +30,7 @@ class Place:
     def __init__(self) -> None:
         self._sock = bound_socket()
         self.url = f"http://127.0.0.1:{self._sock.getsockname()[1]}"
-        self.answer: peer_pb2.MembersResponse | Code | None = None
+        self.answer: peer_pb2.MembersResponse | Code | bytes | None = None
         self.asked = 0
         self._listener: Listener | None = None
 
@@ -43,6 +43,8 @@ class Place:
         self.asked += 1
         if isinstance(self.answer, Code):
             call.fail(self.answer, "not now")
+        elif isinstance(self.answer, bytes):
+            call.reply(self.answer)
         elif self.answer is not None:
             call.reply(self.answer.SerializeToString())
 
@@ -277,7 +279,15 @@ def test_nobody_to_join(tmp_path: Path, b: Place) -> None:
     refused = refusal(config(tmp_path, f"a={OWN},b={b.url}", state="existing"), b)
     assert refused.text == "none of the members b answers, so the cluster cannot be joined"
     assert "peer URLs" in refused.hint
+    assert refused.hint.endswith(f" {b.url}: not now"), "and why"
     assert b.asked == module.TRIES
+
+
+def test_something_else_behind_the_url_is_nobody_to_join(tmp_path: Path, b: Place) -> None:
+    b.answer = b"\xff no protobuf"
+    refused = refusal(config(tmp_path, f"a={OWN},b={b.url}", state="existing"), b)
+    assert refused.text == "none of the members b answers, so the cluster cannot be joined"
+    assert refused.hint.endswith(f" {b.url}: what answers there is no member of a raftkv cluster")
 
 
 def test_to_join_oneself_is_a_mistake(tmp_path: Path) -> None:
