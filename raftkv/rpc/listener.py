@@ -90,7 +90,7 @@ class Listener:
         self._handshakes: Handshakes | None = None
         """Of connections that are to be TLS; None while no socket asks for it."""
         self._talking: deque[_ServerProtocol] = deque()
-        """Those with output that leaves at the end of this turn of the loop. Each once."""
+        """Those with output that leaves at the end of this turn of the loop. Some may have none left by then."""
         self._housekeeping: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
