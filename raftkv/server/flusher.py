@@ -91,7 +91,7 @@ class Flusher:
         """Flush everything staged so far. `on_loop`: if this `waits_for_sync` then, `sync` does the rest."""
         assert not self.busy, "one flush at a time"
         self.busy = True
-        if self._kernel is not None and not self._thread_jobs:
+        if (on_loop or self._kernel is not None) and not self._thread_jobs:
             try:
                 descriptor = self._wal.begin_flush()
             except Exception as failure:
@@ -102,7 +102,7 @@ class Flusher:
                 if on_loop:
                     self.waits_for_sync = True
                 else:
-                    self._sync(self._kernel, descriptor)
+                    self._sync(descriptor)
                 return
         self._give(self._flush)
 
@@ -146,9 +146,10 @@ class Flusher:
 
     # --- by the kernel ------------------------------------------------------------------------------------------------
 
-    def _sync(self, kernel: KernelSync, descriptor: int) -> None:
+    def _sync(self, descriptor: int) -> None:
+        assert self._kernel is not None
         try:
-            kernel.submit(descriptor)
+            self._kernel.submit(descriptor)
         except OSError as error:
             self._do_without_kernel(error)
 

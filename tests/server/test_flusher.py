@@ -167,6 +167,19 @@ def test_stopping_waits_for_the_flush_under_way(tmp_path: Path) -> None:
 # --- on the loop ------------------------------------------------------------------------------------------------------
 
 
+def test_the_owner_needs_no_kernel_for_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig = Rig(tmp_path, None)
+        rig.kick(on_loop=True)
+        rig.flusher.sync()
+        assert isinstance(rig.reports.get_nowait(), FlushResult)
+        rig.kick()
+        assert isinstance(await rig.report(), FlushResult)
+        assert rig.entries(tmp_path) == 2
+
+    asyncio.run(main())
+
+
 def test_the_owner_may_sync_itself(tmp_path: Path) -> None:
     """docs/adr/0010. Reported at once, and the next flush may be of either kind."""
 
