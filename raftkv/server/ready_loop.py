@@ -142,13 +142,16 @@ class ReadyLoop:
         """What is queued has waited for a leader, and perhaps longer than whoever asked for it."""
         self._stopped = False
 
-    def check_log_space(self) -> bool:
-        """Whether the disk has no room for the next segment of the log. If so, it is tried again until it has."""
-        full = self._wal.preallocate_failed
-        if full:
-            self._wal.retry_preallocation()
-            self._flusher.look_after()
-        return full
+    def check_log_space(self, *, room_was_made: bool = False) -> bool:
+        """Whether the disk has no room for the next segment of the log. If so, it is tried again until it has.
+
+        The answer is that of the last try, unless `room_was_made`: then, until the next one, the file system's word.
+        """
+        if not self._wal.preallocate_failed:
+            return False
+        self._wal.retry_preallocation()
+        self._flusher.look_after()
+        return not (room_was_made and self._wal.disk_has_room())
 
     def pause(self) -> None:
         self._paused = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from raftkv.apply import NOSPACE, Kind
 from raftkv.apply.quota import dearest_cost
@@ -34,6 +34,11 @@ NEAR_BYTES: Final = 64 << 20
 bounded far below."""
 
 
+class LogIsFull(Protocol):
+    def __call__(self, *, room_was_made: bool) -> bool:
+        """As of the last try, or, if room was made since then, as the file system says."""
+
+
 class SpaceWatch:
     def __init__(
         self,
@@ -42,7 +47,7 @@ class SpaceWatch:
         quota: Quota,
         alarms: Alarms,
         applier: Applier,
-        log_is_full: Callable[[], bool],
+        log_is_full: LogIsFull,
         propose: Callable[[int, bytes, Finish, Any], None],
     ) -> None:
         self._member_id = member_id
@@ -63,9 +68,9 @@ class SpaceWatch:
             self._last_s = now
             self.look()
 
-    def look(self) -> None:
+    def look(self, *, room_was_made: bool = False) -> None:
         was_full = self._quota.headroom_bytes == 0
-        self._quota.retry(wal_is_full=self._log_is_full())
+        self._quota.retry(wal_is_full=self._log_is_full(room_was_made=room_was_made))
         if self._quota.headroom_bytes == 0 and not was_full:
             self.raise_alarm()
 
@@ -83,7 +88,7 @@ class SpaceWatch:
         be refused, and raise the alarm again (AL-28)."""
         if self._raised and not self._is_active():
             self._raised = False
-            self.look()
+            self.look(room_was_made=True)
 
     def _is_told(self) -> bool:
         return self._proposed or self._is_active()

@@ -159,6 +159,11 @@ class SegmentPool:
         """Let the next `step` try again after want of room."""
         self.failed = False
 
+    def disk_has_room(self) -> bool:
+        """Whether the file system counts enough free blocks for the next segment. It may know less than a try shows."""
+        counts = os.statvfs(self._directory)
+        return counts.f_bavail * counts.f_frsize >= self.segment_bytes
+
     def take(self, name: SegmentName, header: list[bytes], least_bytes: int) -> tuple[int, int]:
         """Make the next segment, with `header` written durably, and return (descriptor, size in bytes).
 

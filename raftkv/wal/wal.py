@@ -292,6 +292,10 @@ class Wal:
         """The disk has no room for the next segment. There is time to act: `room_bytes` are still left."""
         return self._pool.failed
 
+    def disk_has_room(self) -> bool:
+        """What the file system says of the next segment, without a try."""
+        return self._pool.disk_has_room()
+
     def retry_preallocation(self) -> None:
         """After space was made: let the next `maintain` try again."""
         self._pool.retry()

@@ -41,6 +41,7 @@ class Flusher:
         """... of these, by the loop itself."""
         self.waits_for_sync = False
         self.stopped = False
+        self.looks = 0
 
     def kick(self, *, on_loop: bool = False) -> None:
         assert not self.busy
@@ -53,6 +54,9 @@ class Flusher:
         self.busy = self.waits_for_sync = False
         self.syncs += 1
         self.on_flushed(FlushResult(100, 0.0, 0.0001))
+
+    def look_after(self) -> None:
+        self.looks += 1
 
     def stop(self) -> bool:
         self.stopped = True
@@ -67,6 +71,9 @@ class Scene:
         self.story: list[Any] = []
         """What was staged and applied: ("stage" or "apply", the requests of these entries)."""
         self.backlogged = False
+        self.preallocate_failed = False
+        self.has_room = True
+        """What the file system says."""
         self.flushes = 0
         self.fatal: list[Exception] = []
         self.apply_error: Exception | None = None
@@ -90,6 +97,12 @@ class Scene:
 
     def flush(self) -> None:
         self.flushes += 1
+
+    def retry_preallocation(self) -> None:
+        self.preallocate_failed = False
+
+    def disk_has_room(self) -> bool:
+        return self.has_room
 
     # --- the owner
 

@@ -136,6 +136,18 @@ def test_after_the_stop_nothing_is_done_any_more(scene: Scene) -> None:
     assert scene.flushes == 0, "nothing was staged behind the flush under way"
 
 
+@pytest.mark.parametrize(
+    ("room_was_made", "has_room", "full"), [(False, True, True), (True, True, False), (True, False, True)]
+)
+def test_a_log_without_room_is_tried_again(scene: Scene, room_was_made: bool, has_room: bool, full: bool) -> None:
+    """AL-27. Until that is done the answer is that of the last try, or what the file system says."""
+    assert not scene.ready_loop.check_log_space(room_was_made=room_was_made)
+    assert scene.flusher.looks == 0
+    scene.preallocate_failed, scene.has_room = True, has_room
+    assert scene.ready_loop.check_log_space(room_was_made=room_was_made) is full
+    assert (scene.preallocate_failed, scene.flusher.looks) == (False, 1)
+
+
 # --- one client or two ------------------------------------------------------------------------------------------------
 
 

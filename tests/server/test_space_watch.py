@@ -17,13 +17,18 @@ class Disk:
 
     def __init__(self) -> None:
         self.full = False
+        self.log_is_full = False
+        """By the last try to make its next segment; whether there is room is tried later."""
         self.disk_is_full = False
         self.headroom_bytes = 1 << 30
         self.size_bytes = 0
         self.alarms: list[tuple[int, int]] = []
         self.proposed: list[Any] = []
         anything: Any = self
-        self.watch = SpaceWatch(ME, anything, anything, anything, anything, lambda: False, self._propose)
+        self.watch = SpaceWatch(ME, anything, anything, anything, anything, self._is_log_full, self._propose)
+
+    def _is_log_full(self, *, room_was_made: bool) -> bool:
+        return self.full if room_was_made else self.log_is_full
 
     def retry(self, *, wal_is_full: bool) -> None:
         self.disk_is_full = self.full or wal_is_full
@@ -65,6 +70,26 @@ def test_who_makes_room_and_disarms_may_write_at_once(disk: Disk) -> None:
     disk.disarm()
     assert disk.headroom_bytes > 0
     assert disk.proposed == []
+
+
+def test_what_the_log_found_before_room_was_made_raises_no_alarm(disk: Disk) -> None:
+    """AL-27: else who disarms at once has to do so again."""
+    disk.log_is_full = True
+    disk.full = False
+    disk.disarm()
+    assert (disk.headroom_bytes > 0, disk.proposed) == (True, [])
+    disk.log_is_full = False  # the next try has worked
+    disk.watch.on_tick(200.0)
+    assert (disk.headroom_bytes > 0, disk.proposed) == (True, [])
+
+
+def test_a_log_that_finds_no_room_all_the_same_raises_it_again(disk: Disk) -> None:
+    """AL-28: at the next look. The file system did not know of a limit."""
+    disk.log_is_full = True
+    disk.full = False
+    disk.disarm()
+    disk.watch.on_tick(200.0)
+    assert (disk.headroom_bytes, len(disk.proposed)) == (0, 1)
 
 
 def test_a_disk_that_is_still_full_raises_it_again(disk: Disk) -> None:
