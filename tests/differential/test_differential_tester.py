@@ -2,6 +2,8 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +12,11 @@ from differ.campaign import Minimal, Options, Played, Player, Tally, play_many, 
 from differ.cli import EXIT_CANNOT_RUN, EXIT_USAGE, main
 from differ.client import ranked
 from differ.ops import Call, Op, Script, WatchCreate
-from differ.pair import PairOptions
+from differ.pair import PairOptions, start_clusters
 from differ.shrink import shrink
 from differ.strategies.script import LEAST_OPS, UnknownFamilyError, chosen, script_of
 from differ.watching import StreamHalf
+from helpers.cluster import Cluster
 from helpers.processes import Program
 
 from raftkv.pb import rpc_pb2
@@ -192,6 +195,24 @@ def _first_difference(options: Options) -> Played:
     assert not tally.broken, tally.broken[0].broken
     (failed,) = tally.first.values()
     return failed
+
+
+@pytest.mark.differential
+def test_who_is_told_to_end_while_servers_start_leaves_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, etcd_program: Program
+) -> None:
+    started: list[Cluster] = []
+    submit = ThreadPoolExecutor.submit
+
+    def interrupted(pool: ThreadPoolExecutor, start: Callable[[], Cluster]) -> None:
+        started.append(start.__self__)  # type: ignore[attr-defined]
+        submit(pool, start)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_clusters(tmp_path, PairOptions(etcd=Path(etcd_program.command[0])))
+    assert [member.is_running() for cluster in started for member in cluster.members] == [False]
 
 
 @pytest.mark.differential

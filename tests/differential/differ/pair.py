@@ -75,7 +75,7 @@ class Pair:
         clusters: tuple[Cluster, ...] = ()
         sides: list[Side] = []
         try:
-            clusters = _start_clusters(directory, options)
+            clusters = start_clusters(directory, options)
             for name, cluster in zip(("etcd", "raftkv"), clusters, strict=True):
                 side = Side(
                     name, [each.endpoint for each in cluster.members], [each.peer_url for each in cluster.members]
@@ -109,23 +109,21 @@ async def _end(directory: Path, clusters: Iterable[Cluster], sides: Iterable[Sid
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _start_clusters(directory: Path, options: PairOptions) -> tuple[Cluster, Cluster]:
+def start_clusters(directory: Path, options: PairOptions) -> tuple[Cluster, Cluster]:
     etcd = Program("etcd", (str(options.etcd),)) if options.etcd else etcd_program(directory)
     clusters = (
         Cluster(etcd, directory / "etcd", options.members, (*_FLAGS, *_ETCD_FLAGS)),
         Cluster(options.raftkv, directory / "raftkv", options.members, (*_FLAGS, *options.raftkv_flags)),
     )
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        starts = [pool.submit(cluster.start) for cluster in clusters]
-        try:
+    try:
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            starts = [pool.submit(cluster.start) for cluster in clusters]
             for start in starts:
                 start.result()
-        except BaseException:
-            for start in starts:
-                start.exception()
-            for cluster in clusters:
-                cluster.end()
-            raise
+    except BaseException:  # whenever it comes, nobody is starting anything any more: the pool has been waited for
+        for cluster in clusters:
+            cluster.end()
+        raise
     return clusters
 
 
