@@ -63,7 +63,7 @@ class Flusher:
         on_failed: Callable[[Exception], None],
         kernel: KernelSync | None,
     ) -> None:
-        """`kernel` None: always flush in the thread."""
+        """`kernel` None: what is not synced on the loop is flushed in the thread."""
         self._loop = loop
         self._wal = wal
         self._on_flushed = on_flushed

@@ -6,6 +6,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
@@ -66,6 +67,16 @@ def test_want_of_room_is_told_while_the_segment_in_use_still_has_some(
     assert wal.room_bytes > SEGMENT_BYTES - 1000
     wal.close()
     assert read(directory).last.index == index + 1
+
+
+@pytest.mark.parametrize(("free_blocks", "has_room"), [(1, True), (0, False)])
+def test_the_file_system_counts_the_blocks_for_a_whole_segment(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, free_blocks: int, has_room: bool
+) -> None:
+    wal = create(directory)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free_blocks, f_frsize=SEGMENT_BYTES))
+    assert wal.disk_has_room() is has_room
+    wal.close()
 
 
 def test_released_segment_ends_the_want_of_room(directory: Path) -> None:
