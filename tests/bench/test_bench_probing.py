@@ -48,7 +48,7 @@ def test_writes_flow_again_with_the_first_acknowledgement_in_a_later_term() -> N
     result, named = _probe(kill)
     assert named == [PID]
     assert result.killed
-    assert 200 <= result.gap_ms < 2000
+    assert result.gap_ms >= 200
     assert result.term == 3
     assert result.before.operations > 0
     assert result.before.errors == {}

@@ -426,13 +426,18 @@ def _with_checkpoint(member: Server) -> Page | None:
 
 
 def test_a_scrape_costs_little(member: Server, calls: Calls) -> None:
-    """Less than 5 ms of the member's CPU time, whatever else the machine does; in slices of 1 ms besides."""
-    calls.KV.Put(rpc_pb2.PutRequest(key=b"k"), timeout=20)
-    scrapes = 100
-    before = _cpu_s(member.pid)
-    for _ in range(scrapes):
-        get(member.client_port)
-    assert (_cpu_s(member.pid) - before) / scrapes < 0.005
+    """No more of the member's CPU time than 25 puts, whatever else the machine does: it is seven."""
+    scrape_s = put_s = 0.0
+    for _ in range(10):
+        began = _cpu_s(member.pid)
+        for _ in range(100):
+            calls.KV.Put(rpc_pb2.PutRequest(key=b"k"), timeout=20)
+        between = _cpu_s(member.pid)
+        for _ in range(20):
+            get(member.client_port)
+        put_s += (between - began) / 100
+        scrape_s += (_cpu_s(member.pid) - between) / 20
+    assert scrape_s < 25 * put_s
 
 
 def _cpu_s(pid: int) -> float:
