@@ -13,12 +13,14 @@ step was not enough. No clock here: a slice is bounded in keys and bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from raftkv.backend.handles import ReadTxn
 from raftkv.backend.schema import CURRENT_HEADER, pack_revision
 from raftkv.mvcc.frames import frame as encode_frame
 from raftkv.mvcc.frames import live_change, parse_event
+from raftkv.mvcc.ordering import Backwards, Ordering, SortedRuns
 from raftkv.mvcc.query import Fields, RangeQuery
 from raftkv.mvcc.records import HEADER_BYTES, newer_than, older_frame
 from raftkv.mvcc.userkeys import walk
@@ -33,9 +35,6 @@ SLICE_BYTES: Final = 1 << 20
 """Bytes of frames or events per step, besides the one that crosses the line."""
 FEW_EVENTS: Final = 512
 """Revisions since the read revision that are always fewer than it takes to find out."""
-
-LOOSE_FRAME_BYTES: Final = 100
-"""What a frame costs beside its bytes while it is an object of its own, with its place in a list and what sorts it."""
 
 _MORE: Final = b"\x18\x01"
 _COUNT_TAG: Final = b"\x20"
@@ -66,12 +65,12 @@ class RangeScan:
         "_joined",
         "_joined_count",
         "_newest",
+        "_order",
         "_phases",
         "_planned",
         "_resume",
         "_resume_event",
         "_revision",
-        "_sort_values",
         "_store",
         "held_bytes",
         "query",
@@ -92,15 +91,15 @@ class RangeScan:
         """Where the walk of the phase under way goes on."""
         self._resume_event = pack_revision(self._revision + 1, 0)
         self._frames: list[bytes] = []
-        """Of the slice under way; if the order is not that of the walk, of all of them."""
+        """Of the slice under way, if the order is that of the walk."""
         self._joined: list[bytes] = []
         """The frames of each earlier slice."""
         self._joined_count = 0
         """How many frames are in `_joined`."""
         self.held_bytes = 0
         """What is found so far takes in memory."""
-        self._sort_values: list[bytes | int] = []
-        """Parallel to `_frames` where the query has an order of its own, else empty."""
+        self._order: Ordering | None = None
+        """What is found so far, if the order is not that of the walk."""
         self._edges: list[tuple[bytes, bytes | None]] = []
         """Intervals whose live keys are still to be counted, the next at the end."""
         self._by_counters = False
@@ -117,7 +116,9 @@ class RangeScan:
         if query.count_only:
             self._count = self._planned
         else:
-            self._phases.append(RangeScan._collect_plain if query.plain else RangeScan._collect_ordered)
+            if not query.by_key:
+                self._order = SortedRuns(query.descend, query.limit) if query.sort_key else Backwards(query.limit)
+            self._phases.append(RangeScan._collect_plain if query.plain else RangeScan._collect_chosen)
 
     def step(self) -> bool:
         """Does one slice of work. True: the scan is done, `result` may be called."""
@@ -141,48 +142,47 @@ class RangeScan:
     @property
     def expected_bytes(self) -> int:
         """What it may come to hold, judged by what it has found so far and by the number of keys ahead."""
-        found = self._joined_count + len(self._frames)
+        order = self._order
+        found = self._joined_count + len(self._frames) if order is None else order.kept
         if self.is_done or not found:
             return self.held_bytes
         ahead = self._store.blocks.most(self._resume, self.query.end)
-        if self.query.fetch:
-            ahead = min(ahead, self.query.fetch - found)
+        most = self.query.fetch or (order.most if order is not None else 0)
+        if most:
+            ahead = min(ahead, most - found)
         return self.held_bytes + self.held_bytes * max(ahead, 0) // found
 
     def result(self) -> RangeResult:
-        more = self._put_in_order()
-        returned = self._joined_count + len(self._frames)
-        body = b"".join([*self._joined, *self._frames, *self._tail(more)])
-        return RangeResult(body, self._count, returned, more, self._newest)
+        found, more = self._cut()
+        frames = self._frames if self._order is None else self._order.frames()
+        body = b"".join([*self._joined, *frames, *self._tail(more)])
+        return RangeResult(body, self._count, found, more, self._newest)
 
     def pieces(self) -> Iterator[bytes]:
         """The body of `result` in pieces, for one that is too large to be copied at once. Can be had once."""
-        more = self._put_in_order()
-        joined, frames = self._joined, self._frames
-        joined.reverse()  # what was handed over is let go, which costs nothing at the end of a list
-        frames.reverse()
-        while joined:
-            yield joined.pop()
-        count = max(min(SLICE_KEYS, SLICE_BYTES * len(frames) // max(self.held_bytes, 1)), 1)
-        while frames:
-            yield b"".join(frames[: -count - 1 : -1])
-            del frames[-count:]
+        _, more = self._cut()
+        if self._order is None:
+            joined = self._joined
+            joined.reverse()  # what was handed over is let go, which costs nothing at the end of a list
+            while joined:
+                yield joined.pop()
+            yield b"".join(self._frames)
+        else:
+            count = max(min(SLICE_KEYS, SLICE_BYTES * self._order.kept // max(self.held_bytes, 1)), 1)
+            frames = self._order.frames()
+            while piece := b"".join(islice(frames, count)):
+                yield piece
         yield b"".join(self._tail(more))
 
-    def _put_in_order(self) -> bool:
-        """Whether there are more matches than the limit, which have been taken away."""
-        query = self.query
-        if self._sort_values:
-            frames = self._frames
-            order = sorted(range(len(frames)), key=self._sort_values.__getitem__, reverse=query.descend)
-            self._frames = [frames[at] for at in order]
-            self._sort_values = []
-        elif query.descend:
-            self._frames.reverse()
-        more = 0 < query.limit < self._joined_count + len(self._frames)
-        if more:
-            del self._frames[query.limit - self._joined_count :]
-        return more
+    def _cut(self) -> tuple[int, bool]:
+        """To the limit: how many are returned, and whether there are more."""
+        limit = self.query.limit
+        found = self._joined_count + len(self._frames) if self._order is None else self._order.found
+        if not 0 < limit < found:
+            return found, False
+        if self._order is None:
+            del self._frames[limit - self._joined_count :]
+        return limit, True
 
     def _tail(self, more: bool) -> list[bytes]:
         return ([_MORE] if more else []) + ([_COUNT_TAG + varint(self._count)] if self._count else [])
@@ -207,27 +207,26 @@ class RangeScan:
             keys_left -= 1
             if keys_left == 0 or bytes_left <= 0:
                 self._resume = key + b"\x00"
-                self._join(SLICE_BYTES - bytes_left)
+                self.held_bytes += SLICE_BYTES - bytes_left
+                self._join()
                 return False
         self.held_bytes += SLICE_BYTES - bytes_left
         return self._walked_all(self._joined_count + len(frames))
 
-    def _join(self, size_bytes: int) -> None:
+    def _join(self) -> None:
         """The frames of this slice are in their final order: as one they take less, and need no copying later."""
-        self.held_bytes += size_bytes
         if self._frames:
             self._joined.append(b"".join(self._frames))
             self._joined_count += len(self._frames)
             self._frames.clear()
 
-    def _collect_ordered(self) -> bool:
-        """Fetches, filters, and notes what to sort by (RNG-11); blanks the values that only the sort needs
-        (RNG-09)."""
-        query = self.query
+    def _collect_chosen(self) -> bool:
+        """Takes what the filters admit, in whatever order; values are blanked that only the sort needs (RNG-09)."""
+        query, order = self.query, self._order
         filters, sort_key = query.filters, query.sort_key
         newer = newer_than(self._revision)
         keys_left, bytes_left = SLICE_KEYS, SLICE_BYTES
-        seen = 0
+        seen, found = 0, self._joined_count if order is None else order.found
         for key, record in walk(self.txn, self._store.tables, self._resume, query.end):
             frame = self._older(key) if record >= newer else record[HEADER_BYTES:]
             keys_left -= 1
@@ -236,21 +235,32 @@ class RangeScan:
                 bytes_left -= len(frame)
                 fields, lease = self._fields(key, record, frame, record >= newer)
                 if filters is None or filters.admit(fields):
-                    if sort_key is not None:
-                        self._sort_values.append(sort_key(fields))
                     if query.keys_only:
                         frame = encode_frame(key, fields.create, fields.mod, fields.version, b"", lease)
-                    self._frames.append(frame)
-                    self.held_bytes += LOOSE_FRAME_BYTES + len(frame) + len(fields.value)
-                    if self._joined_count + len(self._frames) == query.fetch:
+                    if order is None:
+                        self._frames.append(frame)
+                    else:
+                        order.add(0 if sort_key is None else sort_key(fields), frame)
+                    found += 1
+                    if found == query.fetch:
+                        self._end_slice()
                         return self._stop_early(key, self._count + seen)
             if keys_left <= 0 or bytes_left <= 0:
                 self._count += seen
                 self._resume = key + b"\x00"
-                if query.by_key:
-                    self._join(-LOOSE_FRAME_BYTES * len(self._frames))
+                self._end_slice()
+                if order is None:
+                    self._join()
                 return False
+        self._end_slice()
         return self._walked_all(self._count + seen)
+
+    def _end_slice(self) -> None:
+        if self._order is None:
+            self.held_bytes += sum(map(len, self._frames))
+        else:
+            self._order.end_run()
+            self.held_bytes = self._order.held_bytes
 
     def _fields(self, key: bytes, record: bytes, frame: bytes, is_older: bool) -> tuple[Fields, int]:
         if is_older or self.query.wants_value:

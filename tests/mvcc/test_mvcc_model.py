@@ -11,6 +11,7 @@ from mvcc_support import Disk, Model, Write, key_value, response, run
 from raftkv.backend.schema import pack_revision, unpack_revision
 from raftkv.mvcc import CompactedError, FutureRevisionError, KeyNotFoundError, RangeQuery, Writer
 from raftkv.mvcc import hashkv as hashkv_module
+from raftkv.mvcc import ordering as ordering_module
 from raftkv.mvcc import scan as scan_module
 from raftkv.mvcc.frames import KeyState, parse_event
 from raftkv.pb import kv_pb2, rpc_pb2
@@ -94,10 +95,15 @@ class StoreBesideHistory(RuleBasedStateMachine):
         self.disk = Disk(block_entries=2)
         self.model = Model()
 
-    @initialize(slice_keys=st.sampled_from([1, 3, 2000]), few_events=st.sampled_from([0, 4, 512]))
-    def bounds(self, slice_keys: int, few_events: int) -> None:
+    @initialize(
+        slice_keys=st.sampled_from([1, 3, 2000]),
+        few_events=st.sampled_from([0, 4, 512]),
+        max_best=st.sampled_from([0, 2, 10_000]),
+    )
+    def bounds(self, slice_keys: int, few_events: int, max_best: int) -> None:
         self.patch.setattr(scan_module, "SLICE_KEYS", slice_keys)
         self.patch.setattr(scan_module, "FEW_EVENTS", few_events)
+        self.patch.setattr(ordering_module, "MAX_BEST", max_best)
         self.patch.setattr(hashkv_module, "SLICE_EVENTS", slice_keys)
 
     def teardown(self) -> None:
