@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from raftkv.api.errors import refuse, status_of
-from raftkv.api.long_range import go_on
+from raftkv.api.long_read import go_on
 from raftkv.api.range_stream import RangeStream
 from raftkv.api.registry_counts import ROOT
 from raftkv.api.txn_check import (
@@ -21,7 +21,7 @@ from raftkv.api.txn_check import (
     is_read_only,
     is_serializable,
 )
-from raftkv.apply import PUT_OVERHEAD_BYTES, Kind, run_read_only_txn, txn_cost
+from raftkv.apply import PUT_OVERHEAD_BYTES, Kind, ReadOnlyTxn, txn_cost
 from raftkv.apply.access import Caller
 from raftkv.apply.access import check_range as check_range_access
 from raftkv.apply.access import check_txn as check_txn_access
@@ -32,10 +32,11 @@ from raftkv.server.list_budget import LARGE_BYTES
 
 if TYPE_CHECKING:
     from raftkv.api.context import ApiContext
-    from raftkv.api.long_range import AskedRange
+    from raftkv.api.long_read import AskedRange, AskedTxn
     from raftkv.api.registry_counts import PrefixCount
     from raftkv.auth import Identity
     from raftkv.rpc.service import Call
+    from raftkv.server.list_budget import Share
 
 _parse_put = rpc_pb2.PutRequest.FromString
 _parse_range = rpc_pb2.RangeRequest.FromString
@@ -117,9 +118,9 @@ class KV:
         elif not is_read_only(request):
             self._context.propose(call, Kind.TXN, message)
         elif is_serializable(request):
-            self._read_txn((call, request), None)
+            self._read_txn((call, request, None, None), None)
         else:
-            self._node.linearizable(self._read_txn, (call, request))
+            self._node.linearizable(self._read_txn, (call, request, None, None))
 
     def compact(self, call: Call, message: bytes) -> None:
         request = self._context.parse(call, rpc_pb2.CompactionRequest.FromString, message)
@@ -174,9 +175,7 @@ class KV:
             refuse(call, status_of(refusal))
             return
         if scan.step() and scan.held_bytes <= LARGE_BYTES:  # as most are
-            _answer(call, header + scan.result().body, count)
-            if share is not None:
-                share.close()
+            _answer(call, header + scan.result().body, count, share)
             return
         go_on(self._context, asked, header, scan, self._read)
 
@@ -190,24 +189,29 @@ class KV:
 
         return self._context.may_read(call, permitted, read, asked)
 
-    def _read_txn(self, context: tuple[Call, rpc_pb2.TxnRequest], error: Exception | None) -> None:
-        call, request = context
+    def _read_txn(self, asked: AskedTxn, error: Exception | None) -> None:
+        call, request, _, share = asked
         if error is not None:
             refuse(call, status_of(error))
             return
-        if self._auth.enabled and not self._may_read(self._read_txn, context, check_txn_access):
+        if self._auth.enabled and not self._may_read(self._read_txn, asked, check_txn_access):
             return
         node = self._node
-        revision = self._store.current_revision
+        header = self._context.header(self._store.current_revision)
         try:
-            body = run_read_only_txn(self._store, node.backend.read(), node.lessor, request)
+            scan = ReadOnlyTxn(self._store, node.backend.read(), node.lessor, request)
         except MvccError as refusal:
             refuse(call, status_of(refusal))
             return
-        self._context.answer(call, self._context.header(revision) + body)
+        if scan.step() and scan.held_bytes <= LARGE_BYTES:
+            _answer(call, header + b"".join(scan.pieces()), share=share)
+            return
+        go_on(self._context, asked, header, scan, self._read_txn)
 
 
-def _answer(call: Call, body: bytes, count: PrefixCount | None) -> None:
+def _answer(call: Call, body: bytes, count: PrefixCount | None = None, share: Share | None = None) -> None:
     call.reply(body)
     if count is not None:
         count.sent_bytes += len(body)
+    if share is not None:
+        share.close()

@@ -27,8 +27,8 @@ from raftkv.apply.batch import (
 from raftkv.apply.errors import ApplyError, CorruptAlarm, MalformedEntry, NoSpaceAlarm
 from raftkv.apply.member_change import MemberChange, encode_member_change
 from raftkv.apply.quota import LEASE_GRANT_COST_BYTES, PUT_OVERHEAD_BYTES, txn_cost
+from raftkv.apply.read_only_txn import ReadOnlyTxn
 from raftkv.apply.state_hash import RecentHashes, first_difference
-from raftkv.apply.txn import run_read_only_txn
 
 __all__ = [
     "AUTH_CHANGES",
@@ -49,6 +49,7 @@ __all__ = [
     "MalformedEntry",
     "MemberChange",
     "NoSpaceAlarm",
+    "ReadOnlyTxn",
     "RecentHashes",
     "Result",
     "check_access",
@@ -65,6 +66,5 @@ __all__ = [
     "encode_batch",
     "encode_member_change",
     "first_difference",
-    "run_read_only_txn",
     "txn_cost",
 ]

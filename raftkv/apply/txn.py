@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 _Compare = rpc_pb2.Compare
 
 # Encoded field tags of the replies (contract section 15).
-_SUCCEEDED: Final = b"\x10\x01"
-_RESPONSES: Final = b"\x1a"
-_OP_RANGE: Final = b"\x0a"
+SUCCEEDED: Final = b"\x10\x01"
+RESPONSES: Final = b"\x1a"
+OP_RANGE: Final = b"\x0a"
 _OP_PUT: Final = b"\x12"
 _OP_DELETE: Final = b"\x1a"
 _OP_TXN: Final = b"\x22"
@@ -187,51 +187,34 @@ def run(writer: Writer, choice: Choice) -> bytes:
     return _body(choice, [_RUN[field](writer, message) for field, message in choice.steps])
 
 
-def run_read_only_txn(store: Store, txn: ReadTxn, lessor: Lessor, request: rpc_pb2.TxnRequest) -> bytes:
-    """All three steps for a transaction of plain ranges (TXN-60), on the newest snapshot.
-
-    Raises CompactedError or FutureRevisionError.
-    """
-    view = Snapshot(store, txn)
-    choice = choose(view, request)
-    check(view, store, lessor, choice)
-    if operations(choice) > 1:
-        store.transactions += 1
-    header = _op_header(store.current_revision)
-    return _body(
-        choice,
-        [framed(_OP_RANGE, header + view.range(RangeQuery.from_request(message)).body) for _, message in choice.steps],
-    )
-
-
 def operations(choice: Choice) -> int:
     """How many will run, those of nested transactions included."""
     return sum(operations(step) if field == "request_txn" else 1 for field, step in choice.steps)
 
 
 def _body(choice: Choice, responses: Sequence[bytes]) -> bytes:
-    parts = [_SUCCEEDED] if choice.succeeded else []
-    parts += [framed(_RESPONSES, response) for response in responses]
+    parts = [SUCCEEDED] if choice.succeeded else []
+    parts += [framed(RESPONSES, response) for response in responses]
     return b"".join(parts)
 
 
-def _op_header(revision: int) -> bytes:
+def op_header(revision: int) -> bytes:
     """Header of an operation inside a transaction: revision and nothing else (TXN-51)."""
     return framed(b"\x0a", b"\x18" + varint(revision))
 
 
 def _run_range(writer: Writer, request: rpc_pb2.RangeRequest) -> bytes:
-    return framed(_OP_RANGE, _op_header(writer.revision) + writer.range(RangeQuery.from_request(request)).body)
+    return framed(OP_RANGE, op_header(writer.revision) + writer.range(RangeQuery.from_request(request)).body)
 
 
 def _run_put(writer: Writer, request: rpc_pb2.PutRequest) -> bytes:
     prev_frame = put(writer, request)
-    return framed(_OP_PUT, _op_header(writer.revision) + prev_frame)
+    return framed(_OP_PUT, op_header(writer.revision) + prev_frame)
 
 
 def _run_delete(writer: Writer, request: rpc_pb2.DeleteRangeRequest) -> bytes:
     body = delete(writer, request)
-    return framed(_OP_DELETE, _op_header(writer.revision) + body)
+    return framed(_OP_DELETE, op_header(writer.revision) + body)
 
 
 def _run_txn(writer: Writer, choice: Choice) -> bytes:

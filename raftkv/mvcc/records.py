@@ -8,6 +8,7 @@ that first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from raftkv.backend.errors import SchemaError
@@ -73,7 +74,7 @@ def newest_state(txn: ReadTxn, tables: Tables, key: bytes) -> KeyState | None:
     return None if record is None or len(record) == HEADER_BYTES else parse_event(record[HEADER_BYTES:])
 
 
-def newest_states(txn: ReadTxn, tables: Tables, start: bytes, end: bytes | None) -> list[KeyState]:
-    """The live keys in [start, end) at their newest revision, in key order."""
+def newest_states(txn: ReadTxn, tables: Tables, start: bytes, end: bytes | None) -> Iterator[KeyState]:
+    """The live keys in [start, end) at their newest revision, in key order, read as they are asked for."""
     entries = walk(txn, tables, start, end)
-    return [parse_event(record[HEADER_BYTES:]) for _, record in entries if len(record) > HEADER_BYTES]
+    return (parse_event(record[HEADER_BYTES:]) for _, record in entries if len(record) > HEADER_BYTES)

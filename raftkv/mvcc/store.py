@@ -12,6 +12,7 @@ none itself. Knows nothing of leases' life, users, Raft or the network.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from raftkv.backend.schema import KEY_CHUNK, Meta, Tables, unpack_revision, unpack_u64
@@ -143,7 +144,7 @@ class Store:
         """The key as it is now, None when it is not alive."""
         return newest_state(txn, self.tables, key)
 
-    def states(self, txn: ReadTxn, key: bytes, range_end: bytes) -> list[KeyState]:
+    def states(self, txn: ReadTxn, key: bytes, range_end: bytes) -> Iterator[KeyState]:
         """The live keys of an interval as they are now, in key order."""
         return newest_states(txn, self.tables, *interval(key, range_end))
 

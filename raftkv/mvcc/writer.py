@@ -14,6 +14,7 @@ again. Knows nothing of leases' existence (PUT-02) or permissions: apply has che
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from raftkv.backend.handles import WriteTxn
@@ -225,7 +226,7 @@ class Writer:
         """The key as it is now, with the changes of this request; None when it is not alive."""
         return newest_state(self._txn, self._tables, key)
 
-    def states(self, key: bytes, range_end: bytes) -> list[KeyState]:
+    def states(self, key: bytes, range_end: bytes) -> Iterator[KeyState]:
         """The live keys of an interval, as they are now: what a compare with range_end looks at (TXN-33)."""
         return newest_states(self._txn, self._tables, *interval(key, range_end))
 

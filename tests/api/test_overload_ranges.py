@@ -9,7 +9,7 @@ from api_support import FakeCall, FakeNode, raw
 
 from raftkv.api.kv import KV
 from raftkv.api.range_stream import RangeStream
-from raftkv.apply import Kind
+from raftkv.apply import Kind, read_only_txn
 from raftkv.mvcc import pages, scan
 from raftkv.pb import rpc_pb2
 from raftkv.rpc.codes import Code
@@ -207,16 +207,55 @@ def test_a_range_that_finds_no_room_to_grow_pauses_and_lets_go_when_given_up(nod
     assert len(answer(third).kvs) == 38
 
 
-def test_what_a_transaction_reads_counts_and_does_not_wait(node: FakeNode, kv: KV) -> None:
-    node.list_budget = ListBudget(100_000)
+def ask_txn(kv: KV, *ranges: rpc_pb2.RangeRequest) -> KeepingCall:
     call = KeepingCall()
-    read = rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=b"k", range_end=b"l"))
-    kv.txn(call, raw(rpc_pb2.TxnRequest(success=[read])))  # type: ignore[arg-type]
-    [reply] = call.replies
-    assert len(rpc_pb2.TxnResponse.FromString(reply).responses[0].response_range.kvs) == 20
-    assert node.list_budget.in_flight_bytes == len(reply)
-    call.let_go()
-    assert node.list_budget.in_flight_bytes == 0
+    reads = [rpc_pb2.RequestOp(request_range=each) for each in ranges]
+    kv.txn(call, raw(rpc_pb2.TxnRequest(success=reads)))  # type: ignore[arg-type]
+    return call
+
+
+def test_a_transaction_of_ranges_waits_like_a_range(node: FakeNode, kv: KV) -> None:
+    """TXN-60, G-13: and is then read as of the time when its turn comes."""
+    node.list_budget = ListBudget(250_000)
+    everything = rpc_pb2.RangeRequest(key=b"k", range_end=b"l")
+    first, second = ask(kv), ask_txn(kv, rpc_pb2.RangeRequest(key=b"small"), everything, everything)
+    node.run_slices()
+    assert (len(first.replies), second.replies, node.list_budget.waiting) == (1, [], 1)
+    assert node.backend.pin_count == 0
+    node.put(b"k99", value=b"later")
+    first.let_go()
+    node.run_slices()
+    [reply] = second.replies
+    response = rpc_pb2.TxnResponse.FromString(reply)
+    assert [len(each.response_range.kvs) for each in response.responses] == [1, 21, 21]
+    revisions = {each.response_range.header.revision for each in response.responses}
+    assert revisions == {response.header.revision} == {answer(first).header.revision + 1}
+    assert node.list_budget.in_flight_bytes == len(reply) > 400_000
+    second.let_go()
+    assert (node.list_budget.in_flight_bytes, node.backend.pin_count) == (0, 0)
+
+
+def test_a_small_transaction_of_ranges_never_waits(node: FakeNode, kv: KV, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even if one slice does not read all."""
+    monkeypatch.setattr(read_only_txn, "MAX_WALKS", 1)
+    node.list_budget = ListBudget(1)
+    ask(kv)
+    ask(kv)
+    node.run_slices()
+    small = rpc_pb2.RangeRequest(key=b"small", range_end=b"t")
+    call = ask_txn(kv, *[small] * 4)
+    assert call.replies == []
+    node.run_slices()
+    assert len(call.replies) == 1
+    assert node.list_budget.waiting == 1
+
+
+def test_a_long_transaction_that_nobody_waits_for_lets_its_snapshot_go(node: FakeNode, kv: KV) -> None:
+    call = ask_txn(kv, *[rpc_pb2.RangeRequest(key=b"k", range_end=b"l")] * 3)
+    assert node.backend.pin_count == 1
+    call.cancelled = True
+    node.run_slices()
+    assert (call.replies, node.backend.pin_count, node.list_budget.in_flight_bytes) == ([], 0, 0)
 
 
 def test_what_a_write_answers_counts_too(node: FakeNode, kv: KV) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from apply_support import Machine, compact, grant, outcome, put, raw, txn
+from apply_support import Machine, compact, delete, grant, outcome, put, raw, txn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from txn_model import Model
 
 from raftkv.api.txn_check import check_txn, is_read_only
-from raftkv.apply import run_read_only_txn
+from raftkv.apply import ReadOnlyTxn
+from raftkv.apply import read_only_txn as module
+from raftkv.mvcc import MvccError
+from raftkv.mvcc import scan as scan_module
 from raftkv.pb import rpc_pb2
 
 KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b"l" * 600])
@@ -150,11 +153,57 @@ def test_a_read_only_transaction_answers_as_if_it_had_gone_through_the_log(
     expected = model.txn(request)
     if isinstance(expected, type):
         with pytest.raises(expected):
-            run_read_only_txn(machine.store, machine.backend.read(), machine.lessor, request)
+            begin_reading(machine, request)
     else:
-        body = run_read_only_txn(machine.store, machine.backend.read(), machine.lessor, request)
+        body = read_at_once(machine, request)
         assert rpc_pb2.TxnResponse.FromString(body) == expected[1]
+        assert body == raw(expected[1])
     assert machine.applier.index == index
+
+
+def begin_reading(machine: Machine, request: rpc_pb2.TxnRequest) -> ReadOnlyTxn:
+    return ReadOnlyTxn(machine.store, machine.backend.read(), machine.lessor, request)
+
+
+def read_at_once(machine: Machine, request: rpc_pb2.TxnRequest) -> bytes:
+    scan = begin_reading(machine, request)
+    while not scan.step():
+        pass
+    return b"".join(scan.pieces())
+
+
+SOME_ORDER = st.fixed_dictionaries({"sort_order": st.integers(0, 2), "sort_target": st.integers(0, 4)})
+
+
+@pytest.mark.parametrize(("slice_keys", "max_walks"), [(1, 8), (2, 1), (2000, 1)])
+@settings(max_examples=30, deadline=None)
+@given(request=READ_ONLY, orders=st.lists(SOME_ORDER, min_size=6, max_size=6))
+def test_a_read_only_transaction_in_slices_is_of_one_state(
+    slice_keys: int, max_walks: int, request: rpc_pb2.TxnRequest, orders: list[dict[str, Any]]
+) -> None:
+    """TXN-60: whatever is written, deleted and compacted between the slices."""
+    machine = Machine()
+    prepare(machine)
+    for op, order in zip([*request.success, *request.failure], orders, strict=False):
+        op.request_range.MergeFrom(rpc_pb2.RangeRequest(**order))
+    try:
+        wanted = read_at_once(machine, request)
+    except MvccError:
+        machine.close()
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan_module, "SLICE_KEYS", slice_keys)
+        patch.setattr(module, "MAX_WALKS", max_walks)
+        scan = begin_reading(machine, request)
+        if not scan.step():
+            scan.txn = machine.backend.pin().txn
+            machine.apply(put(b"a", b"later"), put(b"aa", b"later"), delete(b"b"), put(b"new", b"later"))
+            machine.apply(compact(machine.store.current_revision))
+            while not scan.step():
+                assert scan.expected_bytes >= scan.held_bytes
+        assert b"".join(scan.pieces()) == wanted
+        assert scan.held_bytes <= len(wanted)
+    machine.close()
 
 
 def test_headers_of_operations_tell_the_revision_as_it_grows(machine: Machine) -> None:

@@ -58,6 +58,11 @@ def _fill(cluster: Cluster, victim: Member) -> dict[bytes, int]:
     raise AssertionError(f"the disk of {_DISK_MIB} MiB never got full")
 
 
+def _let_lead(cluster: Cluster, member: Member) -> None:
+    cluster.leader().client.move_leader(member.id)
+    wait_until("the right one leads", lambda: cluster.leader_now() is member)
+
+
 def _check_all_there(member: Member, acknowledged: dict[bytes, int]) -> None:
     """One linearizable read per key: a whole range would be as large as the disk."""
     for key, revision in acknowledged.items():
@@ -102,9 +107,7 @@ def test_a_full_disk_of_one_member_does_not_stop_the_others(
     """AL-06, AL-23 to AL-27, RF-73: nothing acknowledged is lost, reads go on; room and a disarm make all well."""
     cluster, victim = small_cluster, small_cluster.members[2]
     victim_id = victim.id
-    target = victim if leads else cluster.members[0]
-    cluster.leader().client.move_leader(target.id)
-    wait_until("the right one leads", lambda: cluster.leader_now() is target)
+    _let_lead(cluster, victim if leads else cluster.members[0])
     acknowledged = _fill(cluster, victim)
     assert len(acknowledged) > 20, "it was full before it was used"
     _check_raised_or_ended(cluster, victim)
@@ -128,6 +131,7 @@ def test_a_full_disk_of_one_member_does_not_stop_the_others(
 def test_a_member_is_started_again_on_its_full_disk(small_cluster: Cluster, small_disk: Path) -> None:
     """AL-05, AL-25, RF-73: it serves as before, or says that it needs room and ends; the others never notice."""
     cluster, victim = small_cluster, small_cluster.members[2]
+    _let_lead(cluster, cluster.members[0])
     acknowledged = _fill(cluster, victim)
     if victim.is_running():
         victim.kill9()

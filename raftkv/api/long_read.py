@@ -1,13 +1,13 @@
-"""Ranges whose answer is large: read in slices, with a share of the budget of bytes in flight (docs/limits.md).
+"""Reads whose answer is large: done in slices, with a share of the budget of bytes in flight (docs/limits.md).
 
-Owns what becomes of a Range after its first slice: waiting for a share, the snapshot, the slices, and the answer in
-pieces. Knows nothing of the request but how to begin it anew.
+Owns what becomes of a Range, or of a Txn of ranges, after its first slice: waiting for a share, the snapshot, the
+slices, and the answer in pieces. Knows nothing of the request but how to begin it anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 from raftkv.api.errors import Status, refuse, status_of
 from raftkv.backend import BackendError
@@ -18,8 +18,7 @@ from raftkv.server.list_budget import LARGE_BYTES
 if TYPE_CHECKING:
     from raftkv.api.context import ApiContext
     from raftkv.api.registry_counts import PrefixCount
-    from raftkv.backend import ReadPin
-    from raftkv.mvcc import RangeScan
+    from raftkv.backend import ReadPin, ReadTxn
     from raftkv.pb import rpc_pb2
     from raftkv.rpc.service import Call
     from raftkv.server.list_budget import Share
@@ -29,17 +28,42 @@ MAX_REPLY_BYTES: Final = 2**31 - 1
 
 
 AskedRange: TypeAlias = "tuple[Call, rpc_pb2.RangeRequest, PrefixCount | None, Share | None]"
-"""A Range on its way; the share is of the budget, if it had to wait for one."""
+AskedTxn: TypeAlias = "tuple[Call, rpc_pb2.TxnRequest, PrefixCount | None, Share | None]"
+"""A read on its way; the share is of the budget, if it had to wait for one."""
+
+Asked = TypeVar("Asked", AskedRange, AskedTxn)
+
+
+class Scan(Protocol):
+    """What is read in slices: a RangeScan or a ReadOnlyTxn."""
+
+    txn: ReadTxn
+
+    @property
+    def is_done(self) -> bool: ...
+
+    @property
+    def is_joined(self) -> bool: ...
+
+    @property
+    def held_bytes(self) -> int: ...
+
+    @property
+    def expected_bytes(self) -> int: ...
+
+    def step(self) -> bool: ...
+
+    def pieces(self) -> Iterator[bytes]: ...
 
 
 class _Anew:
-    """What was read of a range while there was no room is forgotten; when there is, it begins again."""
+    """What was read while there was no room is forgotten; when there is, it begins again."""
 
     __slots__ = ("_asked", "_read")
 
-    def __init__(self, read: Callable[[AskedRange, None], None], asked: AskedRange) -> None:
-        self._read = read
-        self._asked = asked
+    def __init__(self, read: Callable[[Asked, None], None], asked: Asked) -> None:
+        self._read: Callable[[Any, None], None] = read
+        self._asked: AskedRange | AskedTxn = asked
 
     def step(self) -> bool:
         if not self._asked[0].cancelled:
@@ -47,9 +71,7 @@ class _Anew:
         return False
 
 
-def go_on(
-    context: ApiContext, asked: AskedRange, header: bytes, scan: RangeScan, read: Callable[[AskedRange, None], None]
-) -> None:
+def go_on(context: ApiContext, asked: Asked, header: bytes, scan: Scan, read: Callable[[Asked, None], None]) -> None:
     """The first slice of `scan` has shown that the answer is, or may become, a large one.
 
     `read(asked, None)`: what to begin anew with if there is no room for it now. A read that is done later than asked
@@ -70,13 +92,13 @@ def go_on(
             again = _Anew(read, (call, request, count, share))
             share.on_room = lambda: node.slices.add(again)
             return
-    long_range = LongRange(context, call, count, share, header, scan)
-    if long_range.begin():
-        node.slices.add(long_range)
+    long_read = LongRead(context, call, count, share, header, scan)
+    if long_read.begin():
+        node.slices.add(long_read)
 
 
-class LongRange:
-    """A range with a share, read on a snapshot of its own. The header's revision is that of the snapshot (G-13)."""
+class LongRead:
+    """A read with a share, done on a snapshot of its own. The header's revision is that of the snapshot (G-13)."""
 
     __slots__ = ("_call", "_context", "_count", "_parts", "_pieces", "_pin", "_scan", "_share", "_started_s")
 
@@ -87,7 +109,7 @@ class LongRange:
         count: PrefixCount | None,
         share: Share,
         header: bytes,
-        scan: RangeScan,
+        scan: Scan,
     ) -> None:
         self._context = context
         self._call = call
@@ -120,7 +142,8 @@ class LongRange:
             return False
         if self._pieces is not None:
             return self._assemble(self._pieces)
-        if not self._share.grow_to(self._scan.expected_bytes):
+        expected_bytes = self._scan.expected_bytes
+        if expected_bytes > LARGE_BYTES and not self._share.grow_to(expected_bytes):
             return False  # `on_room` comes back
         if self._scan.held_bytes > MAX_REPLY_BYTES:
             text = f"grpc: trying to send message larger than max ({self._scan.held_bytes} vs. {MAX_REPLY_BYTES})"
