@@ -52,10 +52,11 @@ def _same(left: Collection[Url], right: Collection[Url], resolver: Resolver) -> 
 
 
 def _covered(urls: Collection[Url], others: Collection[Url], resolver: Resolver) -> bool:
-    return all(any(_reach_same_place(url, other, resolver) for other in others) for url in urls)
+    return all(any(reach_same_place(url, other, resolver) for other in others) for url in urls)
 
 
-def _reach_same_place(left: Url, right: Url, resolver: Resolver) -> bool:
+def reach_same_place(left: Url, right: Url, resolver: Resolver) -> bool:
+    """Whether the two name one listener, as far as the resolver knows."""
     if left == right:
         return True
     if left.is_unix or (left.scheme, left.port) != (right.scheme, right.port):

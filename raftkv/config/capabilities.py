@@ -14,7 +14,7 @@ from typing import Final
 class Capability(Enum):
     """The value is how a message names it: "--cert-file needs <value>"."""
 
-    DISCOVERY = "cluster discovery"
+    DISCOVERY_V2 = "discovery by etcd's v2 protocol"
     GATEWAY = "the JSON gateway"
     TRACING = "distributed tracing"
 
@@ -23,6 +23,6 @@ Unsupported = Mapping[Capability, str]
 """Capability -> what the user can do instead today: one sentence, the hint of the start error."""
 
 UNSUPPORTED: Final[Unsupported] = {
-    Capability.DISCOVERY: "Name the members with --initial-cluster instead.",
+    Capability.DISCOVERY_V2: "Use --discovery-endpoints and --discovery-token, or --discovery-srv, instead.",
     Capability.TRACING: "Leave --enable-distributed-tracing out; applying that takes long is logged.",
 }

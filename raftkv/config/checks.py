@@ -147,6 +147,19 @@ def _one_bootstrap(subject: Subject) -> None:
     values = subject.values
     if bool(values["discovery-token"]) != bool(values["discovery-endpoints"]):
         raise ConfigError("one of --discovery-token and --discovery-endpoints is given without the other", "Give both.")
+    if values["discovery-srv-name"] and not values["discovery-srv"]:
+        raise ConfigError("--discovery-srv-name is given without --discovery-srv", "Give the domain, too.")
+    service = values["discovery-config"]
+    if service is not None:
+        if values["initial-cluster-state"] == "existing":
+            raise ConfigError(
+                "--discovery-endpoints makes a new cluster, and --initial-cluster-state is existing",
+                "Name the members with --initial-cluster, as `etcdctl member add` printed them.",
+            )
+        if bool(service.cert_file) != bool(service.key_file):
+            raise ConfigError("one of --discovery-cert and --discovery-key is given without the other", "Give both.")
+        if bool(service.user) != bool(service.password):
+            raise ConfigError("--discovery-user and --discovery-password: one of the two is missing", "Give both.")
 
 
 def _duplicate_urls(subject: Subject) -> None:

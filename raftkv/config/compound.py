@@ -6,7 +6,7 @@ Each function takes the text as given and returns the typed value, or raises Con
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from raftkv.config.errors import ConfigError
@@ -41,6 +41,14 @@ def parse_initial_cluster(text: str) -> dict[str, tuple[Url, ...]]:
         except ValueError as why:
             raise ConfigError(f"--initial-cluster, member {name!r}: {why}") from None
     return {name: tuple(sorted(urls, key=str)) for name, urls in members.items()}
+
+
+def parse_endpoints(flag: str, texts: Iterable[str], scheme: str) -> tuple[Url, ...]:
+    """Where to call a server. `scheme`: of those that are only `host:port`."""
+    try:
+        return tuple(Url.parse(text if "://" in text else f"{scheme}://{text}") for text in texts)
+    except ValueError as why:
+        raise ConfigError(f"{flag}: {why}", "Write for example http://10.0.0.1:2379.") from None
 
 
 _ALL: Final = {"AllAlpha": "alpha", "AllBeta": "beta"}

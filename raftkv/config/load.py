@@ -12,6 +12,7 @@ from raftkv.config.compound import (
     parse_allowed,
     parse_auth_token,
     parse_auto_compaction,
+    parse_endpoints,
     parse_feature_gates,
     parse_initial_cluster,
     parse_log_rotation,
@@ -19,7 +20,7 @@ from raftkv.config.compound import (
 from raftkv.config.errors import ConfigError
 from raftkv.config.flags import FlagLine, read_flags
 from raftkv.config.inputs import Given, Inputs, Notice, read_environ
-from raftkv.config.model import Config, LogConfig, TlsFiles
+from raftkv.config.model import Config, Discovery, LogConfig, TlsFiles
 from raftkv.config.settings import MIB, SECOND_NS, env_name
 from raftkv.config.tables import FEATURE_GATES, SETTINGS
 from raftkv.config.yamlfile import read_yaml
@@ -105,10 +106,32 @@ def _fill_in(values: dict[str, Any], gate_flags: Mapping[str, Given]) -> None:
     values["auth-token"] = parse_auth_token(values["auth-token"])
     values["client-tls"] = _client_tls(values)
     values["peer-tls"] = _peer_tls(values)
+    values["discovery-config"] = _discovery(values)
     values["cors"] = parse_allowed(values["cors"])
     values["host-whitelist"] = parse_allowed(values["host-whitelist"])
     values["log-outputs"] = values["log-outputs"] or ("default",)
     values["log-rotation"] = parse_log_rotation(values.pop("log-rotation-config-json"))
+
+
+def _discovery(values: dict[str, Any]) -> Discovery | None:
+    """Rule F-74. Whether both halves are given is `checks`'."""
+    scheme = "http" if values.pop("discovery-insecure-transport") else "https"
+    user, _, password = values.pop("discovery-user").partition(":")
+    found = Discovery(
+        token=values["discovery-token"],
+        endpoints=parse_endpoints("--discovery-endpoints", values["discovery-endpoints"], scheme),
+        dial_timeout_s=values.pop("discovery-dial-timeout") / SECOND_NS,
+        request_timeout_s=values.pop("discovery-request-timeout") / SECOND_NS,
+        keepalive_time_s=values.pop("discovery-keepalive-time") / SECOND_NS,
+        keepalive_timeout_s=values.pop("discovery-keepalive-timeout") / SECOND_NS,
+        insecure_skip_tls_verify=values.pop("discovery-insecure-skip-tls-verify"),
+        cert_file=values.pop("discovery-cert"),
+        key_file=values.pop("discovery-key"),
+        cacert_file=values.pop("discovery-cacert"),
+        user=user,
+        password=values.pop("discovery-password") or password,
+    )
+    return found if found.endpoints else None
 
 
 def _client_tls(values: dict[str, Any]) -> TlsFiles:
@@ -171,6 +194,8 @@ def _build(values: dict[str, Any], inputs: Inputs) -> Config:
     data_dir = Path(take("data-dir") or f"{name}.etcd")
     wal_dir = take("wal-dir")
     rotation = take("log-rotation")
+    for part in ("discovery-token", "discovery-endpoints"):
+        take(part)
     return Config(
         name=name,
         data_dir=data_dir,
@@ -203,6 +228,9 @@ def _build(values: dict[str, Any], inputs: Inputs) -> Config:
         cors=take("cors"),
         host_whitelist=take("host-whitelist"),
         initial_cluster=take("initial-cluster"),
+        discovery=take("discovery-config"),
+        discovery_srv=take("discovery-srv"),
+        discovery_srv_name=take("discovery-srv-name"),
         initial_cluster_state=take("initial-cluster-state"),
         initial_cluster_token=take("initial-cluster-token"),
         strict_reconfig_check=take("strict-reconfig-check"),

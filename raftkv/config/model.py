@@ -49,6 +49,27 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Discovery:
+    """An etcd cluster through which the members of a new one find each other (rule F-74)."""
+
+    token: str
+    endpoints: tuple[Url, ...]
+    """At least one, http or https."""
+    dial_timeout_s: float
+    request_timeout_s: float
+    keepalive_time_s: float
+    """0: no pings."""
+    keepalive_timeout_s: float
+    insecure_skip_tls_verify: bool
+    cert_file: str
+    key_file: str
+    cacert_file: str
+    user: str
+    """Empty: no authentication."""
+    password: str
+
+
+@dataclass(frozen=True, slots=True)
 class AutoCompaction:
     """Automatic compaction; exactly one of the two is more than 0."""
 
@@ -142,6 +163,10 @@ class Config:
 
     initial_cluster: Mapping[str, tuple[Url, ...]]
     """Member name -> its peer URLs. Empty when the members come from discovery."""
+    discovery: Discovery | None
+    discovery_srv: str
+    """DNS domain; empty: no discovery by SRV records."""
+    discovery_srv_name: str
     initial_cluster_state: str
     """new or existing."""
     initial_cluster_token: str

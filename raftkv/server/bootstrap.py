@@ -128,13 +128,13 @@ def boot(config: Config, founding: Founding | None = None) -> Booted:
             "Give --data-dir a directory that this user may write to",
         ) from failure
     try:
-        return _open_or_explain(config, member_dir / "snap", lock, founding or found_cluster(config))
+        return _open_or_explain(config, member_dir / "snap", lock, founding)
     except BaseException:
         lock.release()
         raise
 
 
-def _open_or_explain(config: Config, store_dir: Path, lock: DirectoryLock, founding: Founding) -> Booted:
+def _open_or_explain(config: Config, store_dir: Path, lock: DirectoryLock, founding: Founding | None) -> Booted:
     try:
         return _open(config, store_dir, lock, founding)
     except WalCorruptError as damage:
@@ -148,12 +148,12 @@ def _open_or_explain(config: Config, store_dir: Path, lock: DirectoryLock, found
         raise StartError(f"the data in {config.data_dir} cannot be opened: {failure}") from failure
 
 
-def _open(config: Config, store_dir: Path, lock: DirectoryLock, founding: Founding) -> Booted:
+def _open(config: Config, store_dir: Path, lock: DirectoryLock, founding: Founding | None) -> Booted:
     try:
         wal, contents = Wal.open(config.wal_dir, unsafe_no_fsync=config.unsafe_no_fsync)
     except WalMissingError:
         _refuse_lost_log(config, store_dir)
-        _make(config, store_dir, founding)
+        _make(config, store_dir, founding or found_cluster(config))
         wal, contents = Wal.open(config.wal_dir, unsafe_no_fsync=config.unsafe_no_fsync)
     _report_log(contents)
     ids = Ids.decode(contents.metadata)

@@ -17,6 +17,7 @@ from raftkv.config import StartError
 from raftkv.membership import Member, cluster_id, member_id
 from raftkv.pb import peer_pb2
 from raftkv.rpc.codes import Code, RpcError
+from raftkv.server.discovery import discovered
 from raftkv.server.peers.link import peer_channel
 from raftkv.server.peers.protocol import MEMBERS
 
@@ -47,8 +48,9 @@ class Founding(NamedTuple):
 
 
 async def find_founding(config: Config, tls: Tls | None = None) -> Founding:
-    """How a member without data is to begin. `tls`: for asking members over https. Raises StartError when it must
-    not."""
+    """How a member without data is to begin. `tls`: for asking members over https. Waits for as long as discovery does.
+    Raises StartError when it must not."""
+    config = await discovered(config)
     if config.initial_cluster_state == "existing":
         return await _join(config, tls)
     founding = found_cluster(config)

@@ -1,4 +1,5 @@
-"""TLS of a member, made from its settings: for clients, for other members that call, and for calling them.
+"""TLS of a member, made from its settings: for clients, for other members that call, for calling them, and for calling
+the discovery service.
 
 Owns which settings make which side (TLS-01 to TLS-11), and the certificates that a member makes for itself (TLS-08).
 What a side does with its files is `raftkv.rpc.tls`'s.
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from raftkv.config import Config, TlsFiles, Url
+    from raftkv.config import Config, Discovery, TlsFiles, Url
     from raftkv.rpc.tls import FileNames, Tls, TlsSettings
 
 _log = logging.getLogger(__name__)
@@ -98,6 +99,21 @@ def _to_peers(config: Config) -> Tls | None:
             raise
         _log.warning("TLS settings for other members cannot be used", extra={"kv": {"problem": failure.text}})
         return None
+
+
+def to_discovery(discovery: Discovery) -> Tls:
+    """For calling the discovery service over https (F-74). Raises StartError for files that cannot be used."""
+    from raftkv.rpc.tls import FileNames, TlsSettings, client_tls
+
+    settings = TlsSettings(
+        discovery.cert_file,
+        discovery.key_file,
+        ca_file=discovery.cacert_file,
+        trusts_anybody=discovery.insecure_skip_tls_verify,
+        usages=("clientAuth",),
+        names=FileNames("--discovery-cert", "--discovery-key", "--discovery-cacert", ""),
+    )
+    return _made(lambda: client_tls(settings))
 
 
 def _peer_names(which: str) -> FileNames:

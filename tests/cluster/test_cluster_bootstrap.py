@@ -111,6 +111,20 @@ def test_another_token_makes_another_cluster(new_cluster: NewCluster) -> None:
     _check_serves(cluster)
 
 
+def test_a_member_with_data_may_have_a_new_name(new_cluster: NewCluster) -> None:
+    """F-70: what --initial-cluster says does not matter then, and the new name is told to all."""
+    cluster = new_cluster(1).start()
+    (member,) = cluster.members
+    member_id = member.id
+    cluster.kill9(member)
+    member.name = "renamed"
+    cluster.restart(member)
+    assert member.id == member_id
+    wait_until(
+        "it is known by its new name", lambda: [each.name for each in member.client.members().members] == ["renamed"]
+    )
+
+
 @pytest.mark.slow
 def test_data_of_another_cluster_takes_no_part(new_cluster: NewCluster) -> None:
     """CL-05: a data directory that came from elsewhere, behind the address of a member."""

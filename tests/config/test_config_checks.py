@@ -149,8 +149,38 @@ def test_one_source_of_members(argv: tuple[str, ...]) -> None:
 
 
 def test_discovery_replaces_the_default_cluster() -> None:
-    assert load_all("--discovery-srv=example.org").initial_cluster == {}
-    assert "without the other" in problem("--discovery-token=t")
+    config = load(["--discovery-srv=example.org", "--discovery-srv-name=x"], {})
+    assert (config.initial_cluster, config.discovery) == ({}, None)
+    assert (config.discovery_srv, config.discovery_srv_name) == ("example.org", "x")
+    config = load([*REGISTRY, "--discovery-user=u:p:q", "--discovery-dial-timeout=3s"], {})
+    assert config.initial_cluster == {}
+    assert config.discovery is not None
+    assert [str(url) for url in config.discovery.endpoints] == ["http://h:1", "https://g:2"]
+    assert (config.discovery.user, config.discovery.password) == ("u", "p:q")
+    assert config.discovery.dial_timeout_s == 3
+    config = load([*REGISTRY, "--discovery-insecure-transport=false"], {})
+    assert [url.scheme for url in config.discovery.endpoints] == ["https", "https"]  # type: ignore[union-attr]
+
+
+REGISTRY = ("--discovery-token=t", "--discovery-endpoints=h:1,https://g:2")
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (("--discovery-token=t",), "without the other"),
+        (("--discovery-endpoints=h:1",), "without the other"),
+        (("--discovery-token=t", "--discovery-endpoints=h"), "--discovery-endpoints: URL 'http://h' must have"),
+        (("--discovery-srv-name=x",), "--discovery-srv-name is given without --discovery-srv"),
+        ((*REGISTRY, "--discovery-cert=c"), "--discovery-cert and --discovery-key"),
+        ((*REGISTRY, "--discovery-user=u"), "--discovery-user and --discovery-password"),
+        ((*REGISTRY, "--discovery-password=p"), "--discovery-user and --discovery-password"),
+        ((*REGISTRY, "--initial-cluster-state=existing"), "--initial-cluster-state is existing"),
+    ],
+)
+def test_discovery_that_lacks_a_part(argv: tuple[str, ...], text: str) -> None:
+    """F-74."""
+    assert text in problem(*argv)
 
 
 def test_initial_cluster() -> None:
@@ -267,8 +297,8 @@ def test_unsafe_is_mentioned() -> None:
 
 
 NEEDS_MORE = {
-    "--discovery-srv=example.org": Capability.DISCOVERY,
-    "--discovery=http://example.org": Capability.DISCOVERY,
+    "--discovery=http://example.org": Capability.DISCOVERY_V2,
+    "--discovery-proxy=http://example.org": Capability.DISCOVERY_V2,
     "--enable-distributed-tracing": Capability.TRACING,
 }
 
@@ -295,7 +325,7 @@ def test_a_cluster_of_several_members_is_served(state: str) -> None:
 def test_default_values_of_unsupported_settings_are_fine() -> None:
     everything = dict.fromkeys(Capability, "Wait.")
     load(
-        ["--cert-file=", "--client-cert-auth=false", "--discovery-insecure-transport"],
+        ["--cert-file=", "--client-cert-auth=false", "--discovery="],
         {},
         unsupported=everything,
     )

@@ -52,7 +52,18 @@ def ids(booted: Booted) -> tuple[int, int]:
 # --- made and found ---------------------------------------------------------------------------------------------------
 
 
-def test_a_new_member_has_etcds_ids_and_keeps_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "later",
+    [
+        ("--initial-cluster-token=other",),
+        ("--name=other", "--initial-cluster=default=http://localhost:2380"),
+        ("--initial-cluster=a=http://h:1,b=http://h:2",),
+        ("--discovery-srv=example.test",),
+        ("--discovery-endpoints=127.0.0.1:1", "--discovery-token=t"),
+    ],
+    ids=str,
+)
+def test_a_new_member_has_etcds_ids_and_keeps_them(tmp_path: Path, later: tuple[str, ...]) -> None:
     """CL-04, CL-05, F-70: what the flags say later does not matter."""
     booted = boot(config(tmp_path))
     assert ids(booted) == (DEFAULT_MEMBER, DEFAULT_CLUSTER)
@@ -63,7 +74,7 @@ def test_a_new_member_has_etcds_ids_and_keeps_them(tmp_path: Path) -> None:
     assert (booted.applier.index, booted.storage.last_index(), booted.store.current_revision) == (0, 0, 1)
     close(booted)
 
-    again = boot(config(tmp_path, "--initial-cluster-token=other"))
+    again = boot(config(tmp_path, *later))
     assert ids(again) == (DEFAULT_MEMBER, DEFAULT_CLUSTER)
     assert again.conf_state == booted.conf_state
     assert list(again.members) == list(booted.members)

@@ -72,8 +72,6 @@ def _discovery_places(*names: str) -> tuple[str, ...]:
     return flat + tuple(f"discovery-config.client.{name}" for name in names)
 
 
-_V3: Final = Capability.DISCOVERY
-
 DISCOVERY: Final = (
     Setting(
         "discovery-token",
@@ -81,7 +79,6 @@ DISCOVERY: Final = (
         "",
         Group.DISCOVERY,
         "Name of the cluster to be made, in the discovery service.",
-        needs=_V3,
         yaml=("discovery-config.token",),
     ),
     Setting(
@@ -90,7 +87,6 @@ DISCOVERY: Final = (
         "",
         Group.DISCOVERY,
         "Client URLs of the etcd cluster that serves as the discovery service.",
-        needs=_V3,
         yaml=_discovery_places("endpoints"),
     ),
     Setting(
@@ -98,9 +94,8 @@ DISCOVERY: Final = (
         DURATION,
         "2s",
         Group.DISCOVERY,
-        "How long to try to reach the discovery service.",
+        "How long a try to connect to the discovery service may take.",
         minimum=0,
-        needs=_V3,
         yaml=_discovery_places("dial-timeout"),
     ),
     Setting(
@@ -110,7 +105,6 @@ DISCOVERY: Final = (
         Group.DISCOVERY,
         "How long a discovery request may take.",
         minimum=0,
-        needs=_V3,
         yaml=_discovery_places("request-timeout"),
     ),
     Setting(
@@ -120,7 +114,6 @@ DISCOVERY: Final = (
         Group.DISCOVERY,
         "Time between pings to the discovery service.",
         minimum=0,
-        needs=_V3,
         yaml=_discovery_places("keepalive-time"),
     ),
     Setting(
@@ -130,7 +123,6 @@ DISCOVERY: Final = (
         Group.DISCOVERY,
         "How long the discovery service may take to answer a ping.",
         minimum=0,
-        needs=_V3,
         yaml=_discovery_places("keepalive-timeout"),
     ),
     Setting(
@@ -138,8 +130,7 @@ DISCOVERY: Final = (
         BOOL,
         "true",
         Group.DISCOVERY,
-        "Talk to the discovery service without TLS.",
-        needs=_V3,
+        "Talk to the discovery service without TLS, where an endpoint has no http:// or https:// that says it.",
         yaml=_discovery_places("secure.insecure-transport"),
     ),
     Setting(
@@ -148,7 +139,6 @@ DISCOVERY: Final = (
         "false",
         Group.DISCOVERY,
         "Do not check the certificate of the discovery service. For tests.",
-        needs=_V3,
         yaml=_discovery_places("secure.insecure-skip-verify", "secure.insecure-skip-tls-verify"),
     ),
     Setting(
@@ -157,7 +147,6 @@ DISCOVERY: Final = (
         "",
         Group.DISCOVERY,
         "Certificate file to show to the discovery service.",
-        needs=_V3,
         yaml=_discovery_places("secure.cert"),
     ),
     Setting(
@@ -166,7 +155,6 @@ DISCOVERY: Final = (
         "",
         Group.DISCOVERY,
         "Key file of that certificate.",
-        needs=_V3,
         yaml=_discovery_places("secure.key"),
     ),
     Setting(
@@ -175,7 +163,6 @@ DISCOVERY: Final = (
         "",
         Group.DISCOVERY,
         "CA bundle to check the discovery service with.",
-        needs=_V3,
         yaml=_discovery_places("secure.cacert"),
     ),
     Setting(
@@ -184,7 +171,6 @@ DISCOVERY: Final = (
         "",
         Group.DISCOVERY,
         "User at the discovery service: name or name:password.",
-        needs=_V3,
         yaml=_discovery_places("auth.username"),
     ),
     Setting(
@@ -193,7 +179,6 @@ DISCOVERY: Final = (
         "",
         Group.DISCOVERY,
         "Password of that user.",
-        needs=_V3,
         yaml=_discovery_places("auth.password"),
     ),
     Setting(
@@ -201,16 +186,14 @@ DISCOVERY: Final = (
         STRING,
         "",
         Group.DISCOVERY,
-        "DNS domain whose SRV records name the members.",
-        needs=_V3,
+        "DNS domain whose SRV records (_etcd-server-ssl._tcp, _etcd-server._tcp) name the members.",
     ),
     Setting(
         "discovery-srv-name",
         STRING,
         "",
         Group.DISCOVERY,
-        "Suffix of the SRV service name.",
-        needs=_V3,
+        "Suffix of the SRV service names: x for _etcd-server-x._tcp.",
     ),
     Setting(
         "discovery",
@@ -218,7 +201,7 @@ DISCOVERY: Final = (
         "",
         Group.DISCOVERY,
         "URL of a v2 discovery service.",
-        needs=_V3,
+        needs=Capability.DISCOVERY_V2,
         deprecated="use --discovery-endpoints and --discovery-token",
     ),
     Setting(
@@ -227,7 +210,7 @@ DISCOVERY: Final = (
         "",
         Group.DISCOVERY,
         "HTTP proxy on the way to a v2 discovery service.",
-        needs=_V3,
+        needs=Capability.DISCOVERY_V2,
         deprecated="use --discovery-endpoints",
     ),
     Setting(
