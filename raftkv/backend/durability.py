@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from raftkv.backend.checkpoint import UNKNOWN_BOOT, CheckpointRecord, write_checkpoint
 from raftkv.backend.metapage import MetaPages
+from raftkv.backend.write_back import write_back
 
 if TYPE_CHECKING:
     from raftkv.backend.handles import ReadTxn
@@ -44,6 +45,7 @@ class Checkpoint:
     def sync(self) -> None:
         """In a thread. Blocks until the snapshot is durable. Raises OSError; `end_checkpoint` it anyway."""
         try:
+            write_back(self._fd, self.record.metas.size_bytes)
             # On Linux this writes the pages dirtied through the map as well; unlike LMDB's own sync it
             # reports errors as OSError, and needs no lock of the environment.
             os.fdatasync(self._fd)

@@ -5,7 +5,7 @@ Raft paper §5.3 and §5.4.2; thesis §10.2.1 (the leader's own disk is one of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from . import reads, sending
 from .errors import BadMessage
@@ -14,6 +14,10 @@ from .types import Message, MessageType
 
 if TYPE_CHECKING:
     from .core import Raft
+
+APPENDS_PER_ACK: Final = 2
+"""Full appends that follow an acknowledgement. More than one, so that what is in flight grows to what the network
+holds; not all that fits, because to send it is the leader's time: 16 MiB at once hold up everybody else for 14 ms."""
 
 
 def maybe_commit(raft: Raft) -> bool:
@@ -85,8 +89,9 @@ def _on_append_accepted(raft: Raft, message: Message, progress: Progress) -> Non
         progress.become_replicate()
     if not after_acknowledgement(raft) and progress.can_commit_more(raft.log.committed):
         sending.send_append(raft, message.sender)
-    while sending.send_append(raft, message.sender, if_empty=False):
-        pass  # as much as the acknowledgement made room for
+    for _ in range(APPENDS_PER_ACK):
+        if not sending.send_append(raft, message.sender, if_empty=False):
+            break
     if message.sender == raft.lead_transferee and progress.match == raft.log.last_index:
         raft.send(Message(MessageType.TIMEOUT_NOW, message.sender))
 

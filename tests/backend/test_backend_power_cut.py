@@ -13,6 +13,7 @@ from backend_support import BOOT, NEXT_BOOT, Stores, checkpoint, content, fill
 
 from raftkv.backend import Backend, BackendError, DamagedError, Meta
 from raftkv.backend import checkpoint as checkpoint_module
+from raftkv.backend import durability as durability_module
 from raftkv.backend.checkpoint import (
     CHECKPOINT_NAME,
     UNKNOWN_BOOT,
@@ -139,10 +140,12 @@ def test_an_unknown_boot_counts_as_another_one(tmp_path: Path, stores: Stores) -
     assert content(again) == {}
 
 
+@pytest.mark.parametrize(("owner", "step"), [(os, "fdatasync"), (durability_module, "write_back")], ids=str)
 def test_pages_the_kernel_lost_are_not_trusted_again(
-    tmp_path: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch, owner: object, step: str
 ) -> None:
-    """After a failed write-back the kernel calls the pages clean; only going back and replaying helps."""
+    """After a failed write-back the kernel calls the pages clean, and tells nobody again; only going back and replaying
+    helps."""
     backend = stores.open(tmp_path)
     fill(backend, {b"a": b"1"})
     checkpoint(backend)
@@ -150,10 +153,10 @@ def test_pages_the_kernel_lost_are_not_trusted_again(
     point = backend.begin_checkpoint()
     assert point is not None
 
-    def broken(_fd: int) -> None:
+    def broken(*_: int) -> None:
         raise OSError(errno.EIO, "input/output error")
 
-    monkeypatch.setattr(os, "fdatasync", broken)
+    monkeypatch.setattr(owner, step, broken)
     with pytest.raises(OSError, match="input/output"):
         point.sync()
     backend.end_checkpoint(point)

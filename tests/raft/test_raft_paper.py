@@ -29,6 +29,7 @@ from raftkv.raft import (
     Role,
     Snapshot,
 )
+from raftkv.raft.acknowledgements import APPENDS_PER_ACK
 
 T = MessageType
 
@@ -214,6 +215,24 @@ def test_a_new_leader_sends_at_once() -> None:
         (2, 1, 1, [Entry(2, 2)]),
         (3, 1, 1, [Entry(2, 2)]),
     ]
+
+
+def test_who_is_far_behind_is_sent_more_with_every_answer_and_never_all_at_once() -> None:
+    """Thesis §10.2.2; a burst as large as the window would be a pause for everybody else."""
+    solo = Solo(log=(1,) * 40, max_size_per_msg=1, max_inflight_msgs=16)
+    solo.lead()
+    sent = [solo.step(T.APP_RESP, 3, term=2, index=40, reject=True, hint=0)]  # it has nothing
+    acknowledged = 0
+    while acknowledged < 41:
+        acknowledged += 1
+        appends = [m for m in solo.step(T.APP_RESP, 3, term=2, index=acknowledged) if m.type is T.APP and m.to == 3]
+        assert len([m for m in appends if m.entries]) <= APPENDS_PER_ACK
+        sent.append(appends)
+    indexes = [entry.index for messages in sent for m in messages if m.to == 3 for entry in m.entries]
+    assert indexes == list(range(1, 42)), "each once, in order, and all of them"
+    sizes = [sum(len(m.entries) for m in messages if m.to == 3) for messages in sent]
+    under_way = [sum(sizes[: answers + 1]) - answers for answers in range(len(sizes))]
+    assert max(under_way) == 16, "it grows to what may be in flight"
 
 
 @pytest.mark.parametrize(
