@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -165,6 +165,7 @@ class RegistryServer:
         """Given before any true one."""
         self.user = user
         self.tokens = 0
+        self.after_put: Callable[[], None] = lambda: None
 
     async def open(self) -> Listener:
         kv = Service("etcdserverpb.KV").unary("Range", self._range).unary("Put", self._put)
@@ -191,7 +192,10 @@ class RegistryServer:
         else:
 
             async def answer_later() -> None:
-                call.reply((await self.keys.call(path, request, None)).SerializeToString())
+                answer = await self.keys.call(path, request, None)
+                if isinstance(answer, rpc_pb2.PutResponse):
+                    self.after_put()
+                call.reply(answer.SerializeToString())
 
             self._task = asyncio.ensure_future(answer_later())
 
@@ -259,19 +263,11 @@ def test_a_user_and_a_token_that_ends_meanwhile(flags: list[str]) -> None:
     service = RegistryServer(user="u")
     service.keys.values[SIZE] = b"3"
 
-    async def end_the_token_and_come() -> None:
-        while service.keys.puts == 0:
-            await asyncio.sleep(0.001)
+    def end_the_token_and_come() -> None:
         service.tokens += 1
         service.keys.values[PREFIX + b"c"] = b"c=http://127.0.0.1:3"
 
-    original = service.open
-
-    async def open_and_begin() -> Any:
-        service.background = asyncio.ensure_future(end_the_token_and_come())  # type: ignore[attr-defined]
-        return await original()
-
-    service.open = open_and_begin  # type: ignore[method-assign]
+    service.after_put = end_the_token_and_come
     assert set(discover(service, *flags).initial_cluster) == {"a", "b", "c"}
     assert service.tokens == 3, "two were given, and one ended"
 
