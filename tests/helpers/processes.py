@@ -46,7 +46,7 @@ def free_port() -> int:
 
     It is given out once, and the workers of one pytest-xdist run choose among different ports.
     """
-    ports = _PORTS[_worker_number() :: _WORKERS]
+    ports = _PORTS[worker_number() :: _WORKERS]
     for _ in range(100):
         port = _port_picker.choice(ports)
         if port in _given_out:
@@ -62,7 +62,7 @@ def free_port() -> int:
     raise OSError("no free port found on 127.0.0.1")
 
 
-def _worker_number() -> int:
+def worker_number() -> int:
     """0 without pytest-xdist."""
     return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
 
