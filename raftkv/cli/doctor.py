@@ -24,7 +24,7 @@ from raftkv.cli.progress import progress_bar
 from raftkv.cli.tls import add_tls_flags, given_tls_flags, tls_for
 from raftkv.config.errors import StartError, UsageError
 from raftkv.config.kinds import parse_duration
-from raftkv.config.urls import Url
+from raftkv.config.urls import Url, with_scheme
 
 if TYPE_CHECKING:
     from raftkv.cli.doctor_disk import Timing
@@ -248,7 +248,7 @@ def _network(arguments: argparse.Namespace) -> int:
 def _url(text: str, scheme: str) -> Url:
     """Raises UsageError."""
     try:
-        url = Url.parse((text if "://" in text else f"{scheme}://{text}").rstrip("/"))
+        url = Url.parse(with_scheme(text, scheme).rstrip("/"))
     except ValueError as error:
         raise UsageError(str(error)) from None
     if url.is_unix:

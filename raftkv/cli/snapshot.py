@@ -18,7 +18,7 @@ from raftkv.cli.local.table import size_text
 from raftkv.cli.progress import progress_bar
 from raftkv.cli.tls import add_tls_flags, given_tls_flags, tls_for
 from raftkv.config.errors import StartError, UsageError
-from raftkv.config.urls import Url
+from raftkv.config.urls import Url, with_scheme
 
 if TYPE_CHECKING:
     from raftkv.server.backup import Credentials, SavedOffline, SnapshotStatus
@@ -222,7 +222,7 @@ def _endpoint(text: str, scheme: str) -> Url:
     if "," in text:
         raise UsageError("--endpoints: a snapshot is taken of one member", "Name one of them")
     try:
-        url = Url.parse((text if "://" in text else f"{scheme}://{text}").rstrip("/"))
+        url = Url.parse(with_scheme(text, scheme).rstrip("/"))
     except ValueError as error:
         raise UsageError(f"--endpoints: {error}") from None
     return url

@@ -145,12 +145,14 @@ def _one_bootstrap(subject: Subject) -> None:
         names = " and ".join(subject.given[flag].origin for flag in chosen)
         raise ConfigError(f"{names} both say who the members are", "Give only one of them.")
     values = subject.values
-    if bool(values["discovery-token"]) != bool(values["discovery-endpoints"]):
-        raise ConfigError("one of --discovery-token and --discovery-endpoints is given without the other", "Give both.")
     if values["discovery-srv-name"] and not values["discovery-srv"]:
         raise ConfigError("--discovery-srv-name is given without --discovery-srv", "Give the domain, too.")
     service = values["discovery-config"]
     if service is not None:
+        if bool(service.token) != bool(service.endpoints):
+            raise ConfigError(
+                "one of --discovery-token and --discovery-endpoints is given without the other", "Give both."
+            )
         if values["initial-cluster-state"] == "existing":
             raise ConfigError(
                 "--discovery-endpoints makes a new cluster, and --initial-cluster-state is existing",

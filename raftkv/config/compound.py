@@ -15,7 +15,7 @@ from raftkv.config.kinds import parse_bool, parse_duration, parse_int, parse_lis
 from raftkv.config.model import AuthToken, AutoCompaction, LogRotation
 from raftkv.config.settings import MIB, SECOND_NS
 from raftkv.config.tables import FEATURE_GATES
-from raftkv.config.urls import Url
+from raftkv.config.urls import Url, with_scheme
 
 _HOUR_S: Final = 3600
 
@@ -46,7 +46,7 @@ def parse_initial_cluster(text: str) -> dict[str, tuple[Url, ...]]:
 def parse_endpoints(flag: str, texts: Iterable[str], scheme: str) -> tuple[Url, ...]:
     """Where to call a server. `scheme`: of those that are only `host:port`."""
     try:
-        return tuple(Url.parse(text if "://" in text else f"{scheme}://{text}") for text in texts)
+        return tuple(Url.parse(with_scheme(text, scheme)) for text in texts)
     except ValueError as why:
         raise ConfigError(f"{flag}: {why}", "Write for example http://10.0.0.1:2379.") from None
 

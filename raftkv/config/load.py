@@ -118,8 +118,8 @@ def _discovery(values: dict[str, Any]) -> Discovery | None:
     scheme = "http" if values.pop("discovery-insecure-transport") else "https"
     user, _, password = values.pop("discovery-user").partition(":")
     found = Discovery(
-        token=values["discovery-token"],
-        endpoints=parse_endpoints("--discovery-endpoints", values["discovery-endpoints"], scheme),
+        token=values.pop("discovery-token"),
+        endpoints=parse_endpoints("--discovery-endpoints", values.pop("discovery-endpoints"), scheme),
         dial_timeout_s=values.pop("discovery-dial-timeout") / SECOND_NS,
         request_timeout_s=values.pop("discovery-request-timeout") / SECOND_NS,
         keepalive_time_s=values.pop("discovery-keepalive-time") / SECOND_NS,
@@ -131,7 +131,7 @@ def _discovery(values: dict[str, Any]) -> Discovery | None:
         user=user,
         password=values.pop("discovery-password") or password,
     )
-    return found if found.endpoints else None
+    return found if found.token or found.endpoints else None
 
 
 def _client_tls(values: dict[str, Any]) -> TlsFiles:
@@ -194,8 +194,6 @@ def _build(values: dict[str, Any], inputs: Inputs) -> Config:
     data_dir = Path(take("data-dir") or f"{name}.etcd")
     wal_dir = take("wal-dir")
     rotation = take("log-rotation")
-    for part in ("discovery-token", "discovery-endpoints"):
-        take(part)
     return Config(
         name=name,
         data_dir=data_dir,

@@ -63,6 +63,11 @@ class Url:
         return f"{self.scheme}://{self.address}"
 
 
+def with_scheme(text: str, scheme: str) -> str:
+    """What was given for a server to call: `host:port` alone is as good as a URL."""
+    return text if "://" in text else f"{scheme}://{text}"
+
+
 def _host_and_port(text: str, rest: str) -> tuple[str, int]:
     for mark, what in (("/", "a path"), ("?", "a query"), ("#", "a fragment"), ("@", "a user name")):
         if mark in rest:

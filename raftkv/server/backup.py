@@ -22,6 +22,7 @@ from raftkv.raft import EntryType
 from raftkv.rpc.channel import Channel
 from raftkv.rpc.codes import Code, RpcError
 from raftkv.server.bootstrap import boot
+from raftkv.server.login import log_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from raftkv.rpc.tls import Tls
     from raftkv.server.bootstrap import Booted
 
-AUTHENTICATE: Final = b"/etcdserverpb.Auth/Authenticate"
 SNAPSHOT: Final = b"/etcdserverpb.Maintenance/Snapshot"
 CALL_TIMEOUT_S: Final = 10.0
 """Of a unary call. The stream has no time limit: a channel notices a member that is gone."""
@@ -67,7 +67,7 @@ async def save_online(
     loop = asyncio.get_running_loop()
     channel = Channel(loop, host, port, path=socket, tls=tls, user_agent="raftkv-snapshot")
     try:
-        metadata = () if credentials is None else (("token", await _authenticate(channel, credentials)),)
+        metadata = () if credentials is None else (("token", await log_in(channel, *credentials, CALL_TIMEOUT_S)),)
         writer = SnapshotWriter(path)
         try:
             receiver = _Receiver(writer, loop.create_future(), progress)
@@ -81,13 +81,6 @@ async def save_online(
             writer.discard()
     finally:
         channel.close()
-
-
-async def _authenticate(channel: Channel, credentials: Credentials) -> str:
-    """A token (AU-41). Raises RpcError."""
-    request = rpc_pb2.AuthenticateRequest(name=credentials.user, password=credentials.password)
-    answer = await channel.unary_future(AUTHENTICATE, request.SerializeToString(), CALL_TIMEOUT_S)
-    return rpc_pb2.AuthenticateResponse.FromString(answer).token
 
 
 class _Receiver:

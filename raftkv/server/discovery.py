@@ -22,6 +22,7 @@ from raftkv.membership import member_id
 from raftkv.pb import rpc_pb2
 from raftkv.rpc.channel import CHANNEL_LIMITS, Channel
 from raftkv.rpc.codes import Code, RpcError
+from raftkv.server.login import log_in
 from raftkv.server.srv_records import members_by_srv
 from raftkv.server.tls import to_discovery
 
@@ -42,7 +43,6 @@ MOST_MEMBERS: Final = 1000
 
 _RANGE: Final = b"/etcdserverpb.KV/Range"
 _PUT: Final = b"/etcdserverpb.KV/Put"
-_AUTHENTICATE: Final = b"/etcdserverpb.Auth/Authenticate"
 _FOR_GOOD: Final = frozenset(
     {
         Code.INVALID_ARGUMENT,
@@ -120,7 +120,7 @@ class _Asks(Protocol):
     def close(self) -> None: ...
 
 
-_Response = TypeVar("_Response", rpc_pb2.RangeResponse, rpc_pb2.PutResponse, rpc_pb2.AuthenticateResponse)
+_Response = TypeVar("_Response", rpc_pb2.RangeResponse, rpc_pb2.PutResponse)
 
 
 class _Registry:
@@ -251,18 +251,14 @@ class _EtcdClient:
     async def _ask(self, channel: Channel, path: bytes, request: Message, kind: type[_Response]) -> _Response:
         settings = self._settings
         if settings.user and not self._token:
-            asked = rpc_pb2.AuthenticateRequest(name=settings.user, password=settings.password)
-            answer = await self._send(channel, _AUTHENTICATE, asked)
-            self._token = rpc_pb2.AuthenticateResponse.FromString(answer).token
+            self._token = await log_in(channel, settings.user, settings.password, settings.request_timeout_s)
+        metadata = (("token", self._token),) if self._token else ()
+        call = channel.unary_future(path, request.SerializeToString(), settings.request_timeout_s, metadata)
         try:
-            return kind.FromString(await self._send(channel, path, request))
+            return kind.FromString(await call)
         except RpcError as failure:
             # A simple token ends with the server that gave it, or when it is not used for five minutes.
             if failure.code is not Code.UNAUTHENTICATED or not self._token:
                 raise
             self._token = ""
             raise RpcError(Code.UNAVAILABLE, failure.text) from None
-
-    async def _send(self, channel: Channel, path: bytes, request: Message) -> bytes:
-        metadata = (("token", self._token),) if self._token else ()
-        return await channel.unary_future(path, request.SerializeToString(), self._settings.request_timeout_s, metadata)
